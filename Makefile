@@ -1,0 +1,39 @@
+# Everything runs in .venv, which the first target that needs it makes. PYTHON chooses the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-fast lint format bench clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lipcert needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' \
+		|| { echo 'The packages could not be installed. Offline, point PIP_FIND_LINKS at a folder of wheels and set PIP_NO_INDEX=1.'; exit 1; }
+	@touch $@
+
+demo: $(READY) ## train the quickstart on the embedded data, audit it, print where the report is
+	run=demo-$$(date +%Y%m%d-%H%M%S) \
+		&& $(BIN)/python -m lipcert.train --name $$run --output runs \
+		&& $(BIN)/python -m lipcert.audit runs/$$run
+
+test: $(READY) ## every test
+	$(BIN)/python -m pytest
+
+test-fast: $(READY) ## the tests that take seconds
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY) ## the training loop against the tutorial's own, side by side
+	$(BIN)/python benchmarks/training_loop.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Train Lipschitz-constrained classifiers, certify them, and attack the certificates."""

@@ -1,0 +1,7 @@
+"""Attacks: they search for adversarial examples, and nothing that they claim is believed unchecked."""
+
+from lipcert.attacks.base import Attack, Outcome
+from lipcert.attacks.carlini_wagner import CarliniWagner
+from lipcert.attacks.verify import Verified, verify
+
+__all__ = ["Attack", "CarliniWagner", "Outcome", "Verified", "verify"]

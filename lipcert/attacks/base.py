@@ -1,0 +1,119 @@
+"""What every attack has in common: checked arguments, a network of its own, a count and a clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from lipcert.attacks.counting import CountedNetwork
+from lipcert.attacks.verify import Verified, check_batch, verify
+from lipcert.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attack did to a batch of N inputs.
+
+    Attributes:
+        candidates: ``(N, C, H, W)``, what the attack returned.
+        verified: what is left of it after an independent check.
+        seconds: wall-clock time of the search, without the check.
+        forward_passes: images pushed forward by the search.
+        backward_passes: images pushed backward by the search.
+    """
+
+    candidates: Tensor
+    verified: Verified
+    seconds: float
+    forward_passes: int
+    backward_passes: int
+
+
+class Attack(ABC):
+    """A search for small changes that make a network leave a class.
+
+    A subclass is a frozen dataclass of plain settings with a ``name``, and writes :meth:`run` only. Calling an attack
+    checks the arguments, hands :meth:`run` a copy of the network whose parameters ask for no gradients, counts and
+    times what it does, and verifies every candidate on the network itself.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Darken(Attack):
+        ...     name = "darken"
+        ...     def run(self, model, inputs, labels):
+        ...         return inputs / 2
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).eval()
+        >>> _ = model.load_state_dict({"1.weight": torch.tensor([[1.0], [0.0]]), "1.bias": torch.tensor([0.0, 0.25])})
+        >>> outcome = Darken()(model, torch.tensor([0.4, 0.9]).view(2, 1, 1, 1), torch.tensor([0, 0]))
+        >>> outcome.verified.success.tolist()
+        [True, False]
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def run(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return one candidate an input; where nothing was found, the input itself.
+
+        Args:
+            model: network to attack, in eval mode, its parameters without gradients.
+            inputs: ``(N, C, H, W)`` floats in [0, 1].
+            labels: ``(N,)`` int64, the classes to leave.
+
+        Returns:
+            Candidates ``(N, C, H, W)``, meant to lie in [0, 1].
+        """
+
+    def parameters(self) -> dict[str, int | float | str]:
+        """Return the settings, for the report."""
+        return dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
+
+    def forward_budget(self, samples: int) -> int | None:
+        """Return how many images :meth:`run` pushes forward for so many samples; None if it cannot know."""
+        return None
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        on_forward: Callable[[int], object] | None = None,
+    ) -> Outcome:
+        """Attack a batch and verify what comes back.
+
+        Args:
+            model: network in eval mode; it is left as it is, gradients included.
+            inputs: ``(N, C, H, W)`` floats in [0, 1].
+            labels: ``(N,)`` int64, the classes to leave: the predictions that a certificate protects.
+            on_forward: called with the number of images of every forward pass, to show progress.
+
+        Returns:
+            Candidates, verified success and distances, and what they cost.
+
+        Raises:
+            InputError: unusable inputs or labels, a network in training mode, or candidates of another shape.
+        """
+        check_batch(model, inputs, labels)
+        network = CountedNetwork(model, on_forward)
+        start = time.perf_counter()
+        with torch.enable_grad():
+            candidates = self.run(network, inputs.clone(), labels.clone())
+        seconds = time.perf_counter() - start
+        if not isinstance(candidates, Tensor) or candidates.shape != inputs.shape:
+            found = tuple(candidates.shape) if isinstance(candidates, Tensor) else type(candidates).__name__
+            raise InputError(f"expected candidates of shape {tuple(inputs.shape)} from {self.name}, got {found}")
+        # The network reads the precision of the inputs: what is verified and kept is what it would be given.
+        candidates = candidates.detach().to(inputs)
+        verified = verify(model, inputs, labels, candidates)
+        return Outcome(candidates, verified, seconds, network.forward_passes, network.backward_passes)

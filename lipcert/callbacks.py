@@ -1,0 +1,236 @@
+"""What happens around a training loop: the run directory, the seed of an epoch, the loss that is not a number."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from torch import Tensor
+
+from lipcert.errors import InputError
+from lipcert.files import write_atomically
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints so that a full disk or a kill keeps the previous one, and reads them without pickles."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path`` in one step."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), buffer.getvalue())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Return the checkpoint at ``path``; anything but tensors and plain values is refused."""
+        return load_checkpoint(Path(path))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without executing pickles.
+
+    Raises:
+        InputError: there is none, or the file is not one.
+    """
+    if not path.is_file():
+        raise InputError(f"expected a checkpoint, found none at {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything from KeyError to UnpicklingError on a file that is not its own
+        raise InputError(
+            f"expected a checkpoint at {path}, found a file that is none ({type(error).__name__})"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"expected a checkpoint at {path}, found a file without a state_dict")
+    return checkpoint
+
+
+class EpochSeed(Callback):
+    """Seeds torch before every epoch from the run's seed and the epoch, so that a resumed run continues exactly.
+
+    Args:
+        seed: the run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed the epoch that begins."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+
+
+class FiniteLoss(Callback):
+    """Stops training when the loss or a parameter is no longer finite, before anything of it is saved.
+
+    The check runs on the device and is read every ``every`` steps and at the end of the epoch.
+
+    Args:
+        every: steps between two readings.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every
+        self.first_bad_step: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the first step whose loss is not finite."""
+        loss = outputs["loss"].detach()
+        if self.first_bad_step is None:
+            self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=loss.device)
+        first = (self.first_bad_step < 0) & ~torch.isfinite(loss)
+        self.first_bad_step = torch.where(first, trainer.global_step, self.first_bad_step)
+        if (batch_idx + 1) % self.every == 0:
+            self._stop_if_bad(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check before the network is exported and bounded."""
+        self._stop_if_bad(trainer)
+        for name, parameter in pl_module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                self._stop(trainer, f"parameter {name} is not finite after step {trainer.global_step}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check before a checkpoint is written."""
+        self.on_validation_start(trainer, pl_module)
+
+    def _stop_if_bad(self, trainer: Trainer) -> None:
+        step = -1 if self.first_bad_step is None else int(self.first_bad_step)
+        if step >= 0:
+            self._stop(trainer, f"the loss is not finite at step {step}")
+
+    def _stop(self, trainer: Trainer, what: str) -> None:
+        last = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        raise InputError(
+            f"{what} (epoch {trainer.current_epoch}); try a smaller learning rate; "
+            f"the last good checkpoint is {last or 'none yet'}"
+        )
+
+
+class RunRecorder(ModelCheckpoint):
+    """Keeps ``checkpoints/{best,last}.ckpt`` and ``metrics.csv`` of a run directory, one row an epoch.
+
+    The rows are part of the checkpoint, so that a resumed run continues the file where its checkpoint stands.
+
+    Args:
+        directory: the run directory.
+        monitor: metric by which the best checkpoint is chosen; the last one without it.
+        mode: whether the largest or the smallest value is best.
+    """
+
+    def __init__(self, directory: Path, *, monitor: str | None, mode: str = "max") -> None:
+        super().__init__(
+            directory / "checkpoints",
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.metrics_file = directory / "metrics.csv"
+        self.rows: list[dict[str, float]] = []
+        self._epoch_seconds = 0.0
+        self._epoch_images = 0
+        self._started = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps, over all sessions of the run."""
+        return sum(row["seconds"] for row in self.rows)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training throughput, over all sessions of the run."""
+        return sum(row["images"] for row in self.rows) / self.seconds if self.rows else 0.0
+
+    @property
+    def current_images_per_second(self) -> float:
+        """Training throughput of the running epoch."""
+        return self._epoch_images / max(time.perf_counter() - self._started, 1e-9)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the untrained network, so that a run that is interrupted early is usable too."""
+        super().on_train_start(trainer, pl_module)
+        if not self.last_model_path:
+            path = str(Path(str(self.dirpath)) / "last.ckpt")
+            trainer.save_checkpoint(path)
+            self.last_model_path = path
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._started, self._epoch_images = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images of a step."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._epoch_images += len(batch[0]) * trainer.world_size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the epoch's clock: validation is not training."""
+        self._stop_clock(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epoch's row, then its checkpoints."""
+        self._stop_clock(pl_module)
+        row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row |= {"seconds": self._epoch_seconds, "images": self._epoch_images}
+        row |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append(row)
+        self._epoch_seconds = 0.0
+        if trainer.is_global_zero:
+            write_atomically(self.metrics_file, rows_to_csv(self.rows).encode())
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _stop_clock(self, pl_module: LightningModule) -> None:
+        if self._epoch_seconds == 0.0:
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)
+            self._epoch_seconds = time.perf_counter() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of this callback."""
+        return super().state_dict() | {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        super().load_state_dict(state_dict)
+        self.rows = list(state_dict["rows"])
+
+
+def rows_to_csv(rows: list[dict[str, float]]) -> str:
+    """Return rows as CSV text; the columns are the union of their keys, in order of appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+class Progress(TQDMProgressBar):
+    """The progress bar, refreshed a few times a second at most, with the training throughput."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=20)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what the bar shows."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        recorder = trainer.checkpoint_callback
+        if trainer.training and isinstance(recorder, RunRecorder):
+            metrics["images/s"] = f"{recorder.current_images_per_second:.0f}"
+        return metrics

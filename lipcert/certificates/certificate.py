@@ -1,0 +1,60 @@
+"""The records that certification returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBound:
+    """One row of a Lipschitz proof.
+
+    Attributes:
+        name: path of the layer in the network, for example ``"7"`` or ``"body.conv1"``.
+        kind: what it is, for example ``"Conv2d"``.
+        upper_bound: sound upper bound of its L2 Lipschitz constant.
+        method: how the bound was obtained, in a few words.
+    """
+
+    name: str
+    kind: str
+    upper_bound: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class LipschitzBound:
+    """Sound upper bound of a network's L2 Lipschitz constant, with its proof: one row a layer, in execution order."""
+
+    value: float
+    layers: tuple[LayerBound, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is proved about a batch of N inputs.
+
+    Within ``radius[i]`` (in ``norm``, strictly inside the ball) of input ``i`` the network's class stays
+    ``prediction[i]``, under the stated ``assumptions``. A radius of 0 certifies nothing.
+
+    Attributes:
+        prediction: ``(N,)`` int64, predicted classes.
+        radius: ``(N,)`` float64, certified radii in the units of the inputs handed in ([0,1] pixels).
+        norm: ``"l2"``.
+        rule: which margin rule gave the radii: ``"joint"``, ``"per-class"``, ``"pairwise"`` or ``"best"``.
+        lipschitz_upper_bound: sound bound of the whole network's L2 constant.
+        layers: the proof of that bound, one row a layer.
+        arithmetic: ``"real"``: the radii hold for the real-valued network with these very weights.
+        assumptions: what has to hold beside the mathematics, one sentence each.
+    """
+
+    prediction: Tensor
+    radius: Tensor
+    norm: str
+    rule: str
+    lipschitz_upper_bound: float
+    layers: tuple[LayerBound, ...]
+    arithmetic: str
+    assumptions: tuple[str, ...]

@@ -1,0 +1,137 @@
+"""Spectral norms of matrices, from above, with every rounding counted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lipcert.certificates.rounding import UNIT_ROUNDOFF, gamma, product_up, sqrt_up, sum_up, up
+from lipcert.errors import InputError
+
+_EIGENVALUES_OF_ALL = 3e8
+_ROUNDS = 12
+
+
+def matrix_norm_upper_bound(weight: Tensor) -> float:
+    r"""Return an upper bound of a matrix's largest singular value.
+
+    .. math:: \mu I - A^\top A \succeq 0 \;\Rightarrow\; \|A\|_2 \le \sqrt{\mu}
+
+    The Cholesky factorisation proves positive definiteness; the rounding of the Gram matrix and of the factorisation
+    are bounded beforehand and added. Never below the exact norm, and within a relative 1e-6 of it.
+
+    Args:
+        weight: ``(m, n)``, any real floating-point type.
+
+    Returns:
+        The bound, 0 for a zero or empty matrix.
+
+    Raises:
+        InputError: not a matrix of finite real numbers.
+
+    Source: Rump (2006), Verification of positive definiteness, BIT 46; Higham (2002), Theorem 10.3.
+
+    Example:
+        >>> bound = matrix_norm_upper_bound(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+        >>> 4.0 <= bound < 4.00001
+        True
+    """
+    if weight.ndim != 2:
+        raise InputError(f"expected a matrix, got shape {tuple(weight.shape)}")
+    scaled, exponent = scale_to_one(weight)
+    if scaled is None:
+        return 0.0
+    return scale_back(block_norm_upper_bound(scaled[None]), exponent)
+
+
+def scale_to_one(weight: Tensor) -> tuple[Tensor | None, int]:
+    """Return a float64 copy divided by a power of two so that its largest entry lies in [0.5, 1), and the exponent.
+
+    Nothing over- or underflows afterwards, whatever the size of the entries. None in place of an all-zero tensor.
+
+    Raises:
+        InputError: an entry is not a finite real number.
+    """
+    if not weight.is_floating_point():
+        raise InputError(f"expected real floating-point weights, got {weight.dtype}")
+    exact = weight.detach().to("cpu", torch.float64)
+    if not bool(torch.isfinite(exact).all()):
+        raise InputError("expected finite weights, got nan or infinity")
+    largest = float(exact.abs().max()) if exact.numel() else 0.0
+    if largest == 0:
+        return None, 0
+    exponent = math.frexp(largest)[1]
+    half = exponent // 2  # two steps: one factor may itself lie outside of float64
+    return exact * 2.0**-half * 2.0 ** -(exponent - half), exponent
+
+
+def scale_back(bound: float, exponent: int) -> float:
+    """Return ``bound * 2**exponent``, rounded up.
+
+    Raises:
+        InputError: the result exceeds float64.
+    """
+    try:
+        scaled = math.ldexp(bound, exponent)
+    except OverflowError as error:
+        raise InputError("expected a spectral norm within float64, got a larger one") from error
+    return scaled if scaled > 2.0**-1000 else up(scaled)
+
+
+def block_norm_upper_bound(blocks: Tensor) -> float:
+    """Return an upper bound of the largest singular value over a batch of float64 or complex128 matrices.
+
+    Args:
+        blocks: ``(B, m, n)``, entries of size about 1.
+    """
+    adjoint = blocks.mH
+    rows, columns = blocks.shape[-2:]
+    gram = blocks @ adjoint if rows <= columns else adjoint @ blocks
+    order, length = min(rows, columns), max(rows, columns)
+    # |fl(A A*) - A A*| <= gamma |A||A|*, whose norm is at most the squared Frobenius norm; a complex product of sums
+    # of n terms is covered by four times the roundings of a real one.
+    frobenius = _up_by(float(blocks.abs().square().sum(dim=(-2, -1)).max()), gamma(4 * order * length + 8))
+    gram_error = product_up(gamma(4 * (length + 2)), frobenius)
+    shift = _proved_shift(gram)
+    if shift is None:
+        return sqrt_up(frobenius)
+    # If the factorisation of B = shift - gram succeeds, then R*R = B + dB with |dB| <= gamma |R*||R|, whose norm is at
+    # most gamma / (1 - gamma) trace(B), and trace(B) <= order * shift.
+    factor = gamma(4 * (order + 2))
+    cholesky_error = product_up(up(factor / (1 - 2 * factor)), float(order), shift)
+    diagonal_error = product_up(4 * UNIT_ROUNDOFF, shift)
+    return min(sqrt_up(sum_up(shift, cholesky_error, diagonal_error, gram_error)), sqrt_up(frobenius))
+
+
+def _proved_shift(gram: Tensor) -> float | None:
+    """A number just above every eigenvalue, for which the Cholesky factorisation of ``shift - gram`` succeeds."""
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype)
+    estimate = _largest_eigenvalue_estimate(gram)
+    slack = 1e-7
+    for _ in range(_ROUNDS):
+        shift = estimate * (1 + slack)
+        _, failed = torch.linalg.cholesky_ex(shift * identity - gram)
+        if not bool(failed.any()):
+            return shift
+        estimate = max(estimate, float(torch.linalg.eigvalsh(gram[failed > 0]).max()))
+        slack *= 4
+    return None
+
+
+def _largest_eigenvalue_estimate(gram: Tensor) -> float:
+    """A good guess, from below or above: what is proved does not depend on it."""
+    order = gram.shape[-1]
+    if len(gram) > 8 and len(gram) * order**3 > _EIGENVALUES_OF_ALL:
+        vectors = torch.ones(len(gram), order, 1, dtype=gram.dtype) + 0.5 * torch.arange(order)[:, None].cos()
+        for _ in range(8):
+            vectors = gram @ vectors
+            sizes = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+            vectors = vectors / sizes.clamp_min(1e-300)
+        gram = gram[sizes.flatten().topk(8).indices]
+    return float(torch.linalg.eigvalsh(gram)[..., -1].max())
+
+
+def _up_by(value: float, relative: float) -> float:
+    return product_up(value, up(1 + relative))

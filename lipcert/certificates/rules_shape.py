@@ -1,0 +1,143 @@
+"""Operations that only move, repeat, drop or join elements, and those that only look at a tensor's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lipcert.certificates.rounding import up
+from lipcert.certificates.signal import Signal, Value, joined, joint_bound
+from lipcert.certificates.walk import Call
+
+LOOKS = (
+    *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "__len__", "is_contiguous"),
+    *("is_floating_point", "is_complex", "get:shape", "get:dtype", "get:device", "get:ndim", "get:layout"),
+    *("get:requires_grad", "get:grad_fn", "get:is_leaf", "get:is_cuda", "get:is_sparse", "get:is_quantized"),
+    *("get:is_meta", "get:is_nested"),
+)
+"""Questions about a tensor that its numbers do not answer."""
+
+MOVES = (
+    *("view", "reshape", "flatten", "unflatten", "ravel", "permute", "transpose", "t", "swapaxes", "swapdims"),
+    *("movedim", "moveaxis", "squeeze", "unsqueeze", "expand", "broadcast_to", "narrow", "select", "__getitem__"),
+    *("split", "split_with_sizes", "chunk", "tensor_split", "unbind", "unfold", "diagonal", "tril", "triu"),
+    *("get:T", "get:mT", "get:data", "contiguous", "detach", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    *("repeat", "tile", "repeat_interleave", "roll", "flip", "fliplr", "flipud", "rot90", "index_select", "clone"),
+)
+"""Operations whose result holds nothing but elements of their input, and zeros."""
+
+BLANKS = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor")
+
+_COPIES = {"repeat", "tile", "repeat_interleave", "roll", "flip", "fliplr", "flipud", "rot90", "index_select", "clone"}
+
+
+def look(call: Call) -> Any:
+    """Answer a question about a signal's shape or type."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return call.func(*call.args, **call.kwargs)
+
+
+def move(call: Call) -> Any:
+    """Rearrange, by doing to the index what the operation does to the tensor."""
+    signal = call.args[0]
+    value = call.value(signal)
+    call.constants_only(call.args[1:], call.kwargs)
+    return _emit_moved(call, signal, value.rearranged(lambda index: call.func(index, *call.args[1:], **call.kwargs)))
+
+
+def _emit_moved(call: Call, signal: Signal, moved: Any) -> Any:
+    alias = None if call.name in _COPIES else signal
+    if isinstance(moved, Value):
+        if moved.shape == signal.value.shape and moved.index is signal.value.index and not call.in_place:
+            return signal
+        return call.emit(moved, _use(moved, signal.value), "rearrangement", alias=alias)
+    call.walk.record(call, 1.0, "rearrangement")
+    return type(moved)(call.signal(part, alias=alias) for part in moved)
+
+
+def _use(moved: Value, before: Value) -> float:
+    """Gain of a rearrangement by itself."""
+    if moved.anchor is not before.anchor or before.gain == 0:
+        return 1.0
+    ratio = moved.gain / before.gain
+    return ratio if ratio == 1 else up(ratio)
+
+
+def move_like(call: Call) -> Any:
+    """``view_as``, ``reshape_as`` and ``expand_as``: only the other tensor's shape counts."""
+    signal, other = call.args
+    shape = other.value.shape if isinstance(other, Signal) else tuple(other.shape)
+    method = call.name.removesuffix("_as")
+    value = call.value(signal).rearranged(lambda index: getattr(index, method)(*shape))
+    return _emit_moved(call, signal, value)
+
+
+def pad(call: Call) -> Any:
+    """Padding of any mode; the constant that is filled in does not matter."""
+    given = call.bind("input", "pad", mode="constant", value=None)
+    value = call.value(given["input"])
+    call.constants_only(given["pad"], given["value"])
+    mode, widths = given["mode"], [int(width) for width in given["pad"]]
+    moved = value.rearranged(lambda index: torch.nn.functional.pad(index, widths, mode=mode))
+    moved = Value(moved.anchor, moved.index, moved.scale, (mode, value, tuple(widths)))
+    return call.emit(moved, _use(moved, value), f"{mode} padding")
+
+
+def convert(call: Call) -> Any:
+    """Conversions between float32 and float64, and moves between devices."""
+    signal = call.args[0]
+    targets = {"float": torch.float32, "double": torch.float64, "cpu": None, "cuda": None}
+    wanted = [targets.get(call.name), *call.args[1:], *call.kwargs.values()]
+    dtypes = [item for item in wanted if isinstance(item, torch.dtype)]
+    if any(item not in (torch.float32, torch.float64) for item in dtypes):
+        call.refuse("expected no conversion but to float32 or float64")
+    call.constants_only(call.args[1:], call.kwargs)
+    dtype = dtypes[0] if dtypes else signal.dtype
+    return signal if dtype == signal.dtype else Signal(call.value(signal), call.walk, dtype, signal.memory)
+
+
+def blank(call: Call) -> Any:
+    """``zeros_like`` and its kin: constants that take a signal's shape only."""
+    stand_in = torch.zeros(call.args[0].value.shape, dtype=call.args[0].dtype)
+    call.constants_only(call.args[1:], call.kwargs)
+    return call.func(stand_in, *call.args[1:], **call.kwargs)
+
+
+def concatenate(call: Call) -> Any:
+    """``cat`` and ``stack``: exact for parts of one anchor, otherwise the root of the sum of squares."""
+    given = call.bind("tensors", dim=0, **({"axis": None} if "axis" in call.kwargs else {}))
+    dim = given["dim"] if given.get("axis") is None else given["axis"]
+    signals = [item for item in given["tensors"] if isinstance(item, Signal)]
+    first = call.value(signals[0])
+    values = [_part(item, first) for item in given["tensors"]]
+    gather = torch.stack if call.name == "stack" else torch.cat
+    result = joined(values, lambda parts: gather(parts, dim=dim))
+    if result.anchor is first.anchor:
+        return call.emit(result, _use(result, first), "rearrangement")
+    if not all(value.keeps_samples_apart for value in values if value.index.any()):
+        call.refuse("expected tensors whose first dimension is the batch")
+    sorted_bound = _sorted_bound(values)
+    if sorted_bound is None:
+        return call.emit(result, 1.0, "root of the sum of squares")
+    return call.emit(Value.fresh(sorted_bound, result.shape), 1.0, "both orders of the same pairs: a sort")
+
+
+def _part(item: Any, first: Value) -> Value:
+    if isinstance(item, Signal):
+        return item.value
+    return Value(
+        first.anchor,
+        torch.zeros(item.shape, dtype=torch.float64),
+        first.scale if isinstance(first.scale, float) else 0.0,
+    )
+
+
+def _sorted_bound(values: list[Value]) -> float | None:
+    """Bound of the larger and the smaller of pairs side by side: together they are a permutation of the pairs."""
+    if len(values) != 2 or not all(value.is_whole and value.anchor.origin for value in values):
+        return None
+    (first, *pair), (second, *other) = (value.anchor.origin for value in values)
+    if {first, second} != {"larger", "smaller"} or any(a is not b for a, b in zip(pair, other, strict=True)):
+        return None
+    return joint_bound(pair)

@@ -1,0 +1,205 @@
+"""A stand-in for a tensor that a network can compute with: it carries a Lipschitz bound in place of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lipcert.certificates.rounding import gamma, product_up, root_sum_squares_up, sqrt_up
+from lipcert.errors import InputError
+
+BATCH = 2
+"""Samples in a walk: two, so that an operation that mixes samples shows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """An intermediate result of the network, flattened.
+
+    Attributes:
+        bound: sound upper bound of its L2 Lipschitz constant as a function of the network's input.
+        size: number of elements of one sample.
+        origin: the operation and the values that it came from, where a later rule can use them.
+    """
+
+    bound: float
+    size: int
+    origin: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    r"""A tensor each of whose elements depends on one element of an anchor.
+
+    For all inputs x and x', :math:`|v_e(x) - v_e(x')| \le s_e |a_{i(e)}(x) - a_{i(e)}(x')|`, hence
+
+    .. math:: \|v(x) - v(x')\|_2 \le \max_j \Big(\sum_{e : i(e) = j} s_e^2\Big)^{1/2} \|a(x) - a(x')\|_2.
+
+    Attributes:
+        anchor: the intermediate result a.
+        index: float64, 1 + position of the element i(e) in the batch of anchors, 0 for a constant; shape of the tensor.
+        scale: s, one for all elements or one each.
+        padding: mode, value before and widths, if this is what a padding returned.
+    """
+
+    anchor: Anchor
+    index: Tensor
+    scale: Tensor | float = 1.0
+    padding: tuple[str, Value, tuple[int, ...]] | None = None
+
+    @classmethod
+    def fresh(cls, bound: float, shape: Sequence[int], *origin: Any) -> Value:
+        """Return the value that is its own anchor."""
+        count = torch.Size(shape).numel()
+        index = torch.arange(1, count + 1, dtype=torch.float64).reshape(tuple(shape))
+        return cls(Anchor(bound, count // BATCH, origin), index)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor, batch first."""
+        return tuple(self.index.shape)
+
+    @cached_property
+    def gain(self) -> float:
+        """Upper bound of the value's Lipschitz constant as a function of the anchor."""
+        positions = self.index.flatten().long()
+        if isinstance(self.scale, float):
+            uses = int(torch.bincount(positions)[1:].max()) if bool((positions > 0).any()) else 0
+            return product_up(self.scale, sqrt_up(float(uses)))
+        largest = float(self.scale.max())
+        if largest == 0:
+            return 0.0
+        ratios = (self.scale.flatten() / largest).square() * (positions > 0)
+        total = float(torch.bincount(positions, weights=ratios).max())
+        return product_up(largest, sqrt_up(product_up(total, 1 + 2 * gamma(positions.numel() + 8))))
+
+    @property
+    def bound(self) -> float:
+        """Upper bound of the value's Lipschitz constant as a function of the network's input."""
+        return product_up(self.anchor.bound, self.gain)
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether this is the anchor itself, at most reshaped."""
+        count = BATCH * self.anchor.size
+        return bool(
+            self.scale == 1.0
+            and self.index.numel() == count
+            and (self.index.flatten() == torch.arange(1, count + 1)).all()
+        )
+
+    @cached_property
+    def keeps_samples_apart(self) -> bool:
+        """Whether element [n, ...] depends on nothing but sample n."""
+        if not self.shape or self.shape[0] != BATCH:
+            return False
+        first, second = self.index
+        return bool((first <= self.anchor.size).all() and ((second > self.anchor.size) | (second == 0)).all())
+
+    def scaled(self, factor: Tensor | float) -> Value:
+        """Return the value after an elementwise function with this slope: a number, or a tensor of the same shape."""
+        if isinstance(factor, float) and isinstance(self.scale, float):
+            return Value(self.anchor, self.index, product_up(self.scale, factor))
+        product = torch.as_tensor(self.scale, dtype=torch.float64) * factor
+        exact = torch.as_tensor(factor == 0) | torch.as_tensor(self.scale == 0)
+        rounded = torch.where(exact, 0.0, product.nextafter(torch.tensor(torch.inf, dtype=torch.float64)))
+        return Value(self.anchor, self.index, rounded.expand(self.shape))
+
+    def rearranged(self, move: Callable[[Tensor], Any]) -> Any:
+        """Return the value(s) after an operation that only moves, repeats or drops elements."""
+        moved = move(self.index)
+        scales = self.scale if isinstance(self.scale, float) else move(self.scale.contiguous())
+        if isinstance(moved, Tensor):
+            return Value(self.anchor, moved, scales)
+        if isinstance(scales, float):
+            return type(moved)(Value(self.anchor, part, scales) for part in moved)
+        return type(moved)(Value(self.anchor, part, scale) for part, scale in zip(moved, scales, strict=True))
+
+
+def joined(values: Sequence[Value], join: Callable[[list[Tensor]], Tensor], *origin: Any) -> Value:
+    """Return the value that an operation such as concatenation makes of values: exact where they share their anchor."""
+    anchors = {id(value.anchor) for value in values}
+    if len(anchors) == 1:
+        index = join([value.index for value in values])
+        if len({value.scale for value in values if isinstance(value.scale, float)}) == 1 and all(
+            isinstance(value.scale, float) for value in values
+        ):
+            return Value(values[0].anchor, index, values[0].scale)
+        scales = [torch.as_tensor(value.scale, dtype=torch.float64).expand(value.shape) for value in values]
+        return Value(values[0].anchor, index, join(scales))
+    shape = join([value.index for value in values]).shape
+    return Value.fresh(joint_bound(values), shape, *origin)
+
+
+def joint_bound(values: Sequence[Value]) -> float:
+    """Return an upper bound of the Lipschitz constant of all values together, as one long vector."""
+    by_anchor: dict[int, list[Value]] = {}
+    for value in values:
+        by_anchor.setdefault(id(value.anchor), []).append(value)
+    bounds = []
+    for group in by_anchor.values():
+        flat = group[0] if len(group) == 1 else joined(group, lambda parts: torch.cat([p.flatten() for p in parts]))
+        bounds.append(flat.bound)
+    return root_sum_squares_up(*bounds)
+
+
+@dataclass
+class Memory:
+    """What tensors that may share memory have in common: how often it was written to."""
+
+    version: int = 0
+
+
+class Interpreter(Protocol):
+    """What a signal asks for the meaning of an operation."""
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the result of an operation on signals."""
+
+
+class Signal(Tensor):
+    """A tensor without data: every operation on it is answered by an interpreter, and none escapes."""
+
+    value: Value
+    memory: Memory
+    version: int
+    interpreter: Interpreter
+
+    @staticmethod
+    def __new__(  # noqa: D102
+        cls, value: Value, interpreter: Interpreter, dtype: torch.dtype, memory: Memory | None = None
+    ) -> Signal:
+        signal: Signal = Tensor._make_wrapper_subclass(cls, value.shape, dtype=dtype)
+        signal.value, signal.interpreter = value, interpreter
+        signal.memory = memory or Memory()
+        signal.version = signal.memory.version
+        return signal
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        interpreter = next(signal.interpreter for signal in signals_in((args, kwargs or {})))
+        return interpreter.call(func, tuple(args), dict(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        raise InputError(f"expected an operation that can be bounded, got {func}")
+
+
+def signals_in(tree: Any) -> list[Signal]:
+    """Return the signals among nested lists, tuples, dicts and slices."""
+    if isinstance(tree, Signal):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    elif isinstance(tree, slice):
+        tree = [tree.start, tree.stop, tree.step]
+    return [signal for item in tree for signal in signals_in(item)] if isinstance(tree, list | tuple) else []

@@ -1,0 +1,20 @@
+"""Readers, lookup, and data modules for image classification."""
+
+from lipcert.data.augment import Augmentation, RandomCrop, RandomHorizontalFlip
+from lipcert.data.base import ImageData
+from lipcert.data.idx_sets import MNIST, FashionMNIST
+from lipcert.data.image_set import ImageSet
+from lipcert.data.loader import BatchLoader
+from lipcert.data.mini import FashionMNISTMini
+
+__all__ = [
+    "MNIST",
+    "Augmentation",
+    "BatchLoader",
+    "FashionMNIST",
+    "FashionMNISTMini",
+    "ImageData",
+    "ImageSet",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+]

@@ -1,0 +1,70 @@
+"""Labelled images in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """N labelled images, kept as bytes: a quarter of the memory of the floats that a network reads.
+
+    Attributes:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` int64 class numbers.
+
+    Raises:
+        InputError: empty, or types or shapes are not as above.
+
+    Example:
+        >>> import torch
+        >>> images = ImageSet(torch.full((2, 1, 4, 4), 51, dtype=torch.uint8), torch.tensor([0, 1]))
+        >>> images.inputs(torch.tensor([1])).unique()
+        tensor([0.2000])
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            found = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
+            raise InputError(f"expected images as uint8 of shape (N, C, H, W), got {found}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            found = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            raise InputError(f"expected labels as int64 of shape ({len(self.images)},), got {found}")
+        if self.images.numel() == 0:
+            raise InputError(f"expected at least one image of at least one pixel, got {tuple(self.images.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, indices: Tensor | None = None) -> Tensor:
+        """The images as a network reads them.
+
+        Args:
+            indices: ``(M,)`` int64 positions; None for all images.
+
+        Returns:
+            ``(M, C, H, W)`` float32 in [0, 1].
+        """
+        images = self.images if indices is None else self.images.index_select(0, indices)
+        return images.to(torch.float32).div_(255)
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        """The images at these ``(M,)`` int64 positions, copied."""
+        return ImageSet(self.images.index_select(0, indices), self.labels.index_select(0, indices))
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 over the shape, the images' bytes and the labels as little-endian int64."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().astype("<i8").data)
+        return digest.hexdigest()

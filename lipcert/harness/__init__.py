@@ -1,0 +1,1 @@
+"""Runs attacks against certificates, keeps the rows and gives the verdict."""

@@ -1,0 +1,129 @@
+"""What an audit measured: plain records, no computation beyond counting.
+
+The harness fills them, the report renders them. Distances and radii are L2, in [0,1] pixel units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipcert.certificates import LayerBound
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One test sample: its certificate and the nearest adversarial example that any attack found.
+
+    Attributes:
+        index: position in the data split.
+        label: true class.
+        prediction: class given by the deployed network.
+        radius: certified radius, 0 where nothing is certified.
+        distance: L2 distance of the best verified adversarial example, rounded up; None if no attack was run on this
+            sample or none succeeded.
+        attack: name of the attack that found it.
+        attacked: whether any attack was run on this sample.
+        violated: whether a verified adversarial example lies strictly inside the certified radius.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    radius: float
+    distance: float | None = None
+    attack: str | None = None
+    attacked: bool = False
+    violated: bool = False
+
+    @property
+    def correct(self) -> bool:
+        """Whether the prediction is the true class."""
+        return self.prediction == self.label
+
+    @property
+    def ratio(self) -> float | None:
+        """Distance over radius: at least 1 where the certificate stands; None without a distance or a radius."""
+        return self.distance / self.radius if self.distance is not None and self.radius > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class AttackRow:
+    """What one attack did and what it cost.
+
+    Attributes:
+        name: the attack's name, for example ``"carlini-wagner-l2"``.
+        parameters: its settings, as they were used.
+        samples: number of samples attacked.
+        success_rate: share of them with a verified adversarial example.
+        median_distance: median over the successes; None without any.
+        violations: number of certificates that its adversarial examples refute.
+        seconds: wall-clock time.
+        forward_passes: images pushed forward through the network.
+        backward_passes: images pushed backward.
+    """
+
+    name: str
+    parameters: Mapping[str, int | float | str]
+    samples: int
+    success_rate: float
+    median_distance: float | None
+    violations: int
+    seconds: float
+    forward_passes: int
+    backward_passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryItem:
+    """An image beside its adversarial example; both arrays ``(C, H, W)`` float in [0, 1]."""
+
+    index: int
+    label: int
+    adversarial_prediction: int
+    radius: float
+    distance: float
+    attack: str
+    image: NDArray[np.float32]
+    adversarial: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """Everything that an audit measured, in the order in which the report tells it."""
+
+    created: str
+    command: str
+    model_name: str
+    model_sha256: str
+    model_parameters: int
+    data_name: str
+    data_split: str
+    data_sha256: str
+    class_names: tuple[str, ...]
+    environment: Mapping[str, str]
+    lipschitz_upper_bound: float
+    layers: tuple[LayerBound, ...]
+    norm: str
+    rule: str
+    arithmetic: str
+    assumptions: tuple[str, ...]
+    epsilons: tuple[float, ...]
+    rows: tuple[SampleRow, ...]
+    attacks: tuple[AttackRow, ...]
+    gallery: tuple[GalleryItem, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def violations(self) -> tuple[SampleRow, ...]:
+        """The samples whose certificate was refuted."""
+        return tuple(row for row in self.rows if row.violated)
+
+    @property
+    def verdict(self) -> Literal["pass", "fail"]:
+        """``"fail"`` as soon as one certificate was refuted."""
+        return "fail" if self.violations else "pass"

@@ -1,0 +1,167 @@
+"""The base classifier: a network, a loss, an optimizer, and the metrics that every classifier has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+import torch.nn as nn
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lipcert.export import export
+
+Batch = tuple[Tensor, Tensor]
+Stage = Literal["train", "val", "test"]
+
+
+class Classifier(LightningModule):
+    """Trains any network with any loss; validates and tests the plain network that would be deployed.
+
+    Metrics are summed on the device and read once an epoch: a training step never waits for the device.
+
+    Args:
+        network: maps inputs ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
+        loss: called with logits and targets.
+        num_classes: K.
+        optimizer: makes the optimizer from the network's parameters.
+        lr_scheduler: makes a learning-rate scheduler from the optimizer.
+        lr_interval: whether the scheduler steps after every epoch or after every step.
+        one_hot: hand the loss one-hot targets ``(N, K)``, as torchlip's losses want them, instead of classes ``(N,)``.
+    """
+
+    in_progress_bar: tuple[str, ...] = ("accuracy",)
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        *,
+        num_classes: int = 10,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.Adam,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        one_hot: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.num_classes = num_classes
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.one_hot = one_hot
+        self.meters = nn.ModuleDict(
+            {f"{stage}_": nn.ModuleDict(self.make_meters()) for stage in ("train", "val", "test")}
+        )
+        self._deployed: list[nn.Module] = []
+
+    def make_meters(self) -> dict[str, Metric]:
+        """Return the metrics of one stage by name."""
+        return {
+            "loss": MeanMetric(),
+            "accuracy": MulticlassAccuracy(self.num_classes, average="micro", validate_args=False),
+        }
+
+    def measure(self, stage: Stage, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch to the metrics of a stage: its mean loss, ``(N, K)`` logits and ``(N,)`` labels."""
+        meters = self.meters_of(stage)
+        meters["loss"].update(loss, len(labels))
+        meters["accuracy"].update(logits, labels)
+
+    def meters_of(self, stage: Stage) -> dict[str, Metric]:
+        """Return the metrics of one stage by name."""
+        return dict(self.meters[f"{stage}_"].items())  # type: ignore[operator, arg-type]
+
+    def report(self, stage: Stage) -> dict[str, Tensor]:
+        """Return the scalars that are logged at the end of an epoch, by name."""
+        return {name: meter.compute() for name, meter in self.meters_of(stage).items()}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits ``(N, K)`` of the network in its present mode."""
+        return self.network(inputs)  # type: ignore[no-any-return]
+
+    def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of ``(N, K)`` logits for ``(N,)`` labels."""
+        target = nn.functional.one_hot(labels, self.num_classes).to(logits.dtype) if self.one_hot else labels
+        return self.loss(logits, target)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        inputs, labels = batch
+        logits = self.network(inputs)
+        loss = self.loss_of(logits, labels)
+        self.measure("train", loss.detach(), logits.detach(), labels)
+        return loss
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The plain network exported at the start of the running validation or test."""
+        return self._deployed[0]
+
+    def deploy(self) -> None:
+        """Export the network as it is now; what is validated and tested is what would be saved."""
+        self._deployed = [export(self.network).requires_grad_(False)]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a validation batch."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a test batch."""
+        self._evaluate("test", batch)
+
+    def _evaluate(self, stage: Stage, batch: Batch) -> None:
+        inputs, labels = batch
+        logits = self.deployed(inputs)
+        self.measure(stage, self.loss_of(logits, labels), logits, labels)
+
+    def _log_stage(self, stage: Stage) -> None:
+        for name, value in self.report(stage).items():
+            self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name in self.in_progress_bar)
+        for meter in self.meters_of(stage).values():
+            meter.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Export what is validated."""
+        self.deploy()
+
+    def on_test_epoch_start(self) -> None:
+        """Export what is tested."""
+        self.deploy()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training metrics."""
+        self._log_stage("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_stage("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_stage("test")
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and, if there is one, the scheduler."""
+        optimizer = self.make_optimizer(self.network.parameters())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self.make_lr_scheduler(optimizer), "interval": self.lr_interval}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the tensors that a loss holds outside its buffers, such as torchlip's running mean of SoftHKR."""
+        checkpoint["loss_tensors"] = {
+            name: value for name, value in vars(self.loss).items() if isinstance(value, Tensor)
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give them back to the loss."""
+        for name, value in checkpoint["loss_tensors"].items():
+            setattr(self.loss, name, value)

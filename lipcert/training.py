@@ -1,0 +1,222 @@
+"""The training command's work: LightningCLI around a run directory."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import platform
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from lipcert._version import __version__
+from lipcert.callbacks import AtomicCheckpointIO, EpochSeed, FiniteLoss, Progress, RunRecorder, load_checkpoint
+from lipcert.data import ImageData
+from lipcert.errors import InputError
+from lipcert.export import check_export, export, load_network, save_network
+from lipcert.files import write_atomically
+from lipcert.modules import Classifier, LipschitzClassifier
+from lipcert.runs import RunPaths, write_summary
+from lipcert.summary import measure_certificates
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI without subcommands that owns a run directory.
+
+    Args:
+        arguments: the command line.
+        resume: run directory to continue; None for a new run.
+    """
+
+    def __init__(self, arguments: list[str], *, resume: Path | None) -> None:
+        self.resume = resume
+        self.recorder: RunRecorder | None = None
+        self.paths: RunPaths | None = None
+        from lipcert.train import DESCRIPTION
+
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0, "enable_model_summary": False},
+            parser_kwargs={"exit_on_error": False, "prog": "lipcert train", "description": DESCRIPTION},
+            args=arguments,
+            run=False,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the run directory."""
+        parser.add_argument("--name", type=str, default="run", help="name of the run; its directory is OUTPUT/NAME")
+        parser.add_argument("--output", type=str, default="runs", help="folder in which run directories are made")
+        parser.add_argument(
+            "--monitor",
+            type=str | None,
+            default="val/average_certified_radius",
+            help="metric whose largest value chooses the best checkpoint; null takes the last",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and turn every complaint about the configuration into one line."""
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise InputError(first_complaint(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the run directory once the data is known to be usable, and the trainer that writes to it."""
+        if isinstance(self.datamodule, ImageData):
+            self.datamodule.split("train")
+        trainer = self.config_init["trainer"]
+        if trainer.get("fast_dev_run"):
+            return super().instantiate_trainer(**kwargs)
+        directory = self.resume or claim_directory(Path(self.config["output"]) / self.config["name"])
+        self.paths = RunPaths(directory)
+        write_atomically(self.paths.config, self.parser.dump(self.config, skip_none=False).encode())
+        self.recorder = RunRecorder(directory.resolve(), monitor=self._monitor())
+        trainer["callbacks"] = [*(trainer.get("callbacks") or []), *self._callbacks(trainer)]
+        trainer["logger"] = _loggers(trainer.get("logger"), directory)
+        return super().instantiate_trainer(
+            default_root_dir=directory, plugins=[*(trainer.get("plugins") or []), AtomicCheckpointIO()], **kwargs
+        )
+
+    def _monitor(self) -> str | None:
+        validated = not isinstance(self.datamodule, ImageData) or bool(self.datamodule.val_dataloader())
+        return self.config["monitor"] if validated and isinstance(self.model, LipschitzClassifier) else None
+
+    def _callbacks(self, trainer: Mapping[str, Any]) -> list[Callback]:
+        assert self.recorder is not None
+        callbacks: list[Callback] = [EpochSeed(self.seed), FiniteLoss(), self.recorder]
+        has_bar = any(isinstance(callback, ProgressBar) for callback in trainer.get("callbacks") or [])
+        if trainer.get("enable_progress_bar") is not False and not has_bar:
+            callbacks.append(Progress())
+        return callbacks
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config["seed_everything"])
+
+
+def train(arguments: list[str], *, resume: Path | None) -> int:
+    """Train by the command line ``arguments`` and return the exit code.
+
+    Args:
+        arguments: options of the command, ``--config`` among them.
+        resume: run directory to continue.
+
+    Raises:
+        InputError: unusable configuration, data or checkpoint, or a loss that is not finite.
+    """
+    _quiet_lightning()
+    cli = TrainCLI(arguments, resume=resume)
+    checkpoint = None
+    if resume is not None:
+        assert cli.paths is not None
+        load_checkpoint(cli.paths.last)
+        checkpoint = str(cli.paths.last)
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # how Lightning ends a fit that was interrupted from the keyboard
+        if not cli.trainer.interrupted or cli.paths is None:
+            raise
+    if cli.paths is None:
+        return 0
+    if not isinstance(cli.model, Classifier) or not isinstance(cli.datamodule, ImageData):
+        print(f"checkpoints are in {cli.paths.directory}; only a lipcert Classifier on ImageData is exported")
+        return 0
+    return _finish(cli, cli.paths, cli.model, cli.datamodule)
+
+
+def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData) -> int:
+    """Export the best network, prove the export, measure it on the test split, and say where everything is."""
+    assert cli.recorder is not None
+    chosen = paths.best if paths.best.is_file() else paths.last
+    checkpoint = load_checkpoint(chosen)
+    model.cpu().load_state_dict(checkpoint["state_dict"])
+    plain = export(model.network)
+    recipe = cli.config["model"]["init_args"]["network"].as_dict()
+    save_network(plain, paths.network, recipe["class_path"], **(recipe.get("init_args") or {}))
+    deployed = load_network(paths.network)
+    test = data.split("test")
+    check_export(model.network, deployed, test.inputs(torch.arange(min(256, len(test)))))
+    summary = {
+        "status": "interrupted" if cli.trainer.interrupted else "completed",
+        **measure_certificates(deployed, test, epsilons=getattr(model, "epsilons", ())),
+        "seconds": round(cli.recorder.seconds, 2),
+        "images_per_second": round(cli.recorder.images_per_second, 1),
+        "epochs": len(cli.recorder.rows),
+        "best_epoch": checkpoint["epoch"],
+        "train_samples": len(data.split("train")),
+        "seed": cli.seed,
+        "versions": versions(),
+    }
+    write_summary(paths.directory, summary)
+    _print_summary(paths, summary)
+    if cli.trainer.interrupted:
+        raise InputError(
+            f"interrupted after {len(cli.recorder.rows)} epochs; {paths.directory} holds the best network so far; "
+            f"continue with --resume {paths.directory}"
+        )
+    return 0
+
+
+def _print_summary(paths: RunPaths, summary: Mapping[str, Any]) -> None:
+    print(f"clean accuracy {summary['clean_accuracy']:.4f} on {summary['samples']} test images")
+    for epsilon, share in summary.get("certified_accuracy", {}).items():
+        print(f"certified accuracy at {epsilon}: {share:.4f}")
+    if "average_certified_radius" in summary:
+        print(f"average certified radius {summary['average_certified_radius']:.4f}")
+    print(f"run directory: {paths.directory}\naudit it with: python -m lipcert.audit {paths.directory}")
+
+
+def claim_directory(wanted: Path) -> Path:
+    """Make and return ``wanted``, or ``wanted-2``, ``wanted-3`` and so on: an earlier run is never overwritten."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        directory = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        return directory
+    raise AssertionError("unreachable")
+
+
+def first_complaint(message: str) -> str:
+    """Return the line of a parser's message that says what is wrong, without the list of all alternatives."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(lines[:3]) if lines else "unusable configuration"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the figures depend on."""
+    from importlib.metadata import version
+
+    packages = ("torch", "lightning", "deel-torchlip", "torchmetrics")
+    return {"python": platform.python_version(), "lipcert": __version__} | {name: version(name) for name in packages}
+
+
+def _loggers(configured: Any, directory: Path) -> list[Logger] | bool:
+    if configured is False:
+        return False
+    given = [] if configured in (None, True) else configured if isinstance(configured, list) else [configured]
+    return [*given, TensorBoardLogger(directory, name="", version="tensorboard")]
+
+
+def _quiet_lightning() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated", category=FutureWarning)

@@ -1,0 +1,147 @@
+"""report.json: the shipped schema, and numbers worked out by hand."""
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from report_cases import realistic_result, refuted_result, tiny_result
+
+from lipcert.harness.result import SampleRow
+from lipcert.report import report_document, report_schema
+
+
+def nothing_attacked():
+    rows = tuple(SampleRow(row.index, row.label, row.prediction, row.radius) for row in tiny_result().rows)
+    return tiny_result(rows=rows, attacks=(), gallery=())
+
+
+def not_finite():
+    rows = (*tiny_result().rows, SampleRow(5, 0, 0, math.inf), SampleRow(6, 1, 1, math.nan))
+    return tiny_result(rows=rows, lipschitz_upper_bound=math.inf)
+
+
+def numpy_numbers():
+    row = SampleRow(np.int64(0), np.int64(1), np.int64(1), np.float64(0.5), np.float64(1.0), "walk", attacked=True)
+    return tiny_result(rows=(row,), model_parameters=np.int64(3), epsilons=(np.float64(0.25),))
+
+
+def realistic():
+    return realistic_result(np.zeros((10, 1, 28, 28), np.float32), np.arange(200) % 10)
+
+
+CASES = [tiny_result, refuted_result, nothing_attacked, not_finite, numpy_numbers, realistic]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_document_satisfies_the_schema_and_strict_json(case):
+    text = json.dumps(report_document(case()), allow_nan=False)
+    Draft202012Validator(report_schema()).validate(json.loads(text))
+
+
+def test_schema_is_a_schema():
+    Draft202012Validator.check_schema(report_schema())
+
+
+def objects_with_keys(schema, path=()):
+    """Every object schema that names its keys."""
+    if isinstance(schema, dict):
+        if "properties" in schema:
+            yield path, schema
+        for key, value in schema.items():
+            yield from objects_with_keys(value, (*path, key))
+
+
+def test_schema_requires_every_key_and_allows_no_other():
+    found = list(objects_with_keys(report_schema()))
+    assert len(found) == 11
+    for path, schema in found:
+        assert schema["required"] == list(schema["properties"]), path
+        assert schema["additionalProperties"] is False, path
+
+
+def dictionaries(value):
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from dictionaries(inner)
+
+
+def test_schema_rejects_a_document_with_any_fixed_key_missing():
+    validator = Draft202012Validator(report_schema())
+    document = report_document(refuted_result())
+    free_keys = {"environment", "certified_accuracy", "empirical_accuracy"}
+    free = [found for whole in dictionaries(document) for key, found in whole.items() if key in free_keys]
+    checked = 0
+    for position, whole in enumerate(dictionaries(document)):
+        for key in () if whole in free else whole:
+            mutant = copy.deepcopy(document)
+            del list(dictionaries(mutant))[position][key]
+            assert not validator.is_valid(mutant), key
+            checked += 1
+    assert checked > 50
+
+
+@pytest.mark.parametrize(
+    "change", [{"verdict": "maybe"}, {"clean_accuracy": 1.1}, {"schema": "lipcert/report/2"}, {"extra": 1}]
+)
+def test_schema_rejects_wrong_values(change):
+    document = report_document(tiny_result()) | change
+    assert not Draft202012Validator(report_schema()).is_valid(document)
+
+
+def test_numbers_worked_out_by_hand():
+    document = report_document(tiny_result())
+    # rows: right with radius 0.5, 0.25, 0.75, 0; one wrong with radius 2
+    assert document["clean_accuracy"] == 4 / 5
+    assert document["certificates"]["certified_accuracy"] == {"0.25": 3 / 5, "0.5": 2 / 5, "1": 0.0}
+    assert document["certificates"]["average_certified_radius"] == 1.5 / 5
+    # attacked: broken at 1.0, broken at 1.0, never broken
+    assert document["empirical_accuracy"] == {"0.25": 1.0, "0.5": 1.0, "1": 1 / 3}
+    assert document["tightness"] == {"median_ratio": 3.0}
+    assert document["power"] == {
+        "smallest_refuted_inflation": 2.0,
+        "share_refuted": {"1.5": 0.0, "2": 0.0, "3": 1 / 3, "5": 2 / 3},
+    }
+    assert document["verdict"] == "pass"
+    assert document["violations"] == []
+    assert document["data"]["samples"] == 5
+
+
+def test_accuracy_at_zero_epsilon_is_the_clean_accuracy():
+    assert report_document(tiny_result(epsilons=(0.0,)))["certificates"]["certified_accuracy"] == {"0": 4 / 5}
+
+
+def test_a_wrong_attacked_sample_is_never_empirically_robust():
+    rows = (SampleRow(0, 1, 0, 2.0, attacked=True), SampleRow(1, 1, 1, 0.5, attacked=True))
+    assert report_document(tiny_result(rows=rows))["empirical_accuracy"]["0.25"] == 0.5
+
+
+def test_what_was_not_measured_is_null():
+    document = report_document(nothing_attacked())
+    assert set(document["empirical_accuracy"].values()) == {None}
+    assert document["tightness"]["median_ratio"] is None
+    assert document["power"]["smallest_refuted_inflation"] is None
+    assert set(document["power"]["share_refuted"].values()) == {None}
+
+
+def test_what_is_not_finite_is_null():
+    document = report_document(not_finite())
+    assert document["lipschitz"]["upper_bound"] is None
+    assert document["certificates"]["average_certified_radius"] is None
+
+
+def test_a_refuted_certificate_fails_the_audit_and_is_listed():
+    document = report_document(refuted_result())
+    assert document["verdict"] == "fail"
+    assert document["violations"] == [{"index": 3, "label": 1, "radius": 2.0, "distance": 1.5, "attack": "walk"}]
+    assert document["power"]["smallest_refuted_inflation"] == 0.75
+    assert document["warnings"] == []
+
+
+def test_a_refuted_certificate_without_its_adversarial_input_is_warned_about():
+    [warning] = report_document(replace(refuted_result(), gallery=()))["warnings"]
+    assert "refuted samples 3" in warning
