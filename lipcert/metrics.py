@@ -88,6 +88,27 @@ class _SampleMean(Metric):
         return self.total / self.count
 
 
+class MeanLoss(_SampleMean):
+    """Mean of a loss over samples; unlike torchmetrics' ``MeanMetric`` it never waits for the device.
+
+    ``update(loss, samples)`` takes the mean loss of a batch and its size. A loss that is not a number stays one.
+
+    Example:
+        >>> metric = MeanLoss()
+        >>> metric.update(torch.tensor(1.0), 3)
+        >>> metric.update(torch.tensor(2.0), 1)
+        >>> metric.compute().item()
+        1.25
+    """
+
+    higher_is_better = False
+
+    def update(self, loss: Tensor, samples: int) -> None:
+        """Count a batch: its mean loss and its size."""
+        self.total += loss * samples
+        self.count += samples
+
+
 class CertifiedAccuracy(_SampleMean):
     """Certified accuracy (VRA) at several budgets, see :func:`certified_accuracy`.
 

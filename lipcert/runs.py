@@ -12,8 +12,8 @@ import torch.nn as nn
 import yaml
 
 from lipcert.data import ImageData
+from lipcert.deployment import file_sha256, load_network
 from lipcert.errors import InputError
-from lipcert.export import file_sha256, load_network
 from lipcert.files import write_atomically
 
 

@@ -10,7 +10,7 @@ import torch.nn as nn
 
 from lipcert.certificates import MARGIN_RULES, class_pair_upper_bounds, float64_logits, margin_radius
 from lipcert.data import ImageSet
-from lipcert.metrics import average_certified_radius, certified_accuracy
+from lipcert.metrics import KantorovichRubinstein, average_certified_radius, certified_accuracy
 
 
 def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequence[float]) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequ
 
     Returns:
         ``clean_accuracy`` and ``samples``; with budgets also ``certified_accuracy`` and ``average_certified_radius`` of
-        the best rule, the ``lipschitz_upper_bound`` of the network, and the same figures rule by rule under ``rules``.
+        the best rule, the ``lipschitz_upper_bound`` of the network, its ``kr`` term, and the same figures for the other
+        ``rules``.
     """
     inputs, labels = images.inputs(), images.labels
     if not epsilons:
@@ -41,10 +42,14 @@ def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequ
             },
             "average_certified_radius": round(average_certified_radius(radius, preds, labels).item(), 6),
         }
+    best = rules.pop("best")
+    kr = KantorovichRubinstein(logits.shape[1])
+    kr.update(logits, labels)
     return {
         "clean_accuracy": round((preds == labels).float().mean().item(), 6),
         "samples": len(labels),
-        **rules["best"],
+        **best,
+        "kr": round(kr.compute().item(), 6),
         "lipschitz_upper_bound": proof.value,
         "rules": rules,
     }

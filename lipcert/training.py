@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 import platform
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentError
+from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,8 +23,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lipcert._version import __version__
 from lipcert.callbacks import AtomicCheckpointIO, EpochSeed, FiniteLoss, Progress, RunRecorder, load_checkpoint
 from lipcert.data import ImageData
+from lipcert.deployment import check_export, export, load_network, save_network
 from lipcert.errors import InputError
-from lipcert.export import check_export, export, load_network, save_network
 from lipcert.files import write_atomically
 from lipcert.modules import Classifier, LipschitzClassifier
 from lipcert.runs import RunPaths, write_summary
@@ -72,7 +75,16 @@ class TrainCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise InputError(first_complaint(str(error))) from error
+            raise InputError(complaint(str(error))) from error
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer; what a constructor refuses comes back as one line."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if isinstance(error, InputError) or "Does not validate" not in str(error):
+                raise
+            raise InputError(complaint(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run directory once the data is known to be usable, and the trainer that writes to it."""
@@ -119,10 +131,13 @@ def train(arguments: list[str], *, resume: Path | None) -> int:
     Raises:
         InputError: unusable configuration, data or checkpoint, or a loss that is not finite.
     """
-    _quiet_lightning()
-    cli = TrainCLI(arguments, resume=resume)
+    with quiet_lightning():
+        return _train(TrainCLI(arguments, resume=resume))
+
+
+def _train(cli: TrainCLI) -> int:
     checkpoint = None
-    if resume is not None:
+    if cli.resume is not None:
         assert cli.paths is not None
         load_checkpoint(cli.paths.last)
         checkpoint = str(cli.paths.last)
@@ -194,10 +209,16 @@ def claim_directory(wanted: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def first_complaint(message: str) -> str:
-    """Return the line of a parser's message that says what is wrong, without the list of all alternatives."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines[:3]) if lines else "unusable configuration"
+_PARSER_NOISE = re.compile(
+    r"Does not validate|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value type:|"
+    r"Given value: (NestedArg|Namespace|.{60})"
+)
+
+
+def complaint(message: str) -> str:
+    """Return in one line what a parser complains about, without its list of everything else that would have been fine."""
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    return " ".join(line for line in lines if line and not _PARSER_NOISE.match(line)) or "unusable configuration"
 
 
 def versions() -> dict[str, str]:
@@ -215,8 +236,14 @@ def _loggers(configured: Any, directory: Path) -> list[Logger] | bool:
     return [*given, TensorBoardLogger(directory, name="", version="tensorboard")]
 
 
-def _quiet_lightning() -> None:
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advertisements and the deprecations inside of its own code off the screen."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated", category=FutureWarning)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
+        warnings.filterwarnings("ignore", message="The number of training batches")  # nothing is logged by the step
+        warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
+        yield

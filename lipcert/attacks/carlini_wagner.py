@@ -16,19 +16,26 @@ from torch import Tensor
 from lipcert.attacks.base import Attack
 from lipcert.errors import InputError
 
+NEAREST = 10  # classes, by logit, whose slopes are computed: one backward pass each
+
 
 @dataclass(frozen=True)
 class CarliniWagner(Attack):
     r"""Foolbox's L2 Carlini-Wagner attack, made independent of the scale of the logits and of the batch.
 
-    .. math:: \min_\delta \|\delta\|_2^2 + c \, s_i \max(0, f_y(x + \delta) - \max_{j \neq y} f_j(x + \delta))
+    .. math::
+        \min_\delta \|\delta\|_2^2 + c \max\Big(0, \min_{j \neq y} s_j \big(f_y(x + \delta) - f_j(x + \delta)\big)\Big),
+        \qquad s_j = \frac{2 d}{g_j}, \quad d = \min_j \frac{f_y(x) - f_j(x)}{g_j}
 
-    With the margin m and its slope g at an input, a linear network needs :math:`c s > 2 m / g^2` to be fooled at all;
-    so every sample has its own :math:`s_i = 2 m / g^2` and the search for c starts just above 1. Early stopping is off:
-    foolbox decides it on the sum over the batch, which would make a sample's result depend on its neighbours.
+    With :math:`g_j`, the slope of :math:`f_y - f_j` at the input, the scaled gaps are distances, to first order: the
+    search heads for the nearest class instead of the one with the second largest logit, and :math:`c > 1` is what it
+    takes to fool a linear network. Scaled gaps have the signs of the logits' gaps, hence the same adversarial examples.
+    Early stopping is off: foolbox decides it on the sum over the batch, which would make a sample's result depend on
+    its neighbours.
 
-    The default finds distances within about half a percent of 6 x 8000 steps on a small convolutional network, ten
-    images in seconds; a black pixel needs ``stepsize * steps`` of at least about 5 to leave black.
+    On ten Fashion-MNIST images and a small convolutional network the default's distances are on average below, and
+    never more than 1 % above, those of foolbox's plain attack with 6 x 8000 steps, at a tenth of the time. A black
+    pixel needs ``stepsize * steps`` of at least about 5 to leave black.
 
     Args:
         binary_search_steps: values of c that are tried; tenfold until the first success, then bisection.
@@ -67,7 +74,6 @@ class CarliniWagner(Attack):
     def run(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the nearest adversarial example of the search; the input itself where there is none."""
         foolbox = _import_foolbox()
-        balanced = _Rescaled(model, _balance(model, inputs, labels)).eval()
         attack = foolbox.attacks.L2CarliniWagnerAttack(
             binary_search_steps=self.binary_search_steps,
             steps=self.steps,
@@ -75,6 +81,7 @@ class CarliniWagner(Attack):
             initial_const=self.initial_const,
             abort_early=False,
         )
+        balanced = _Balanced(model, labels, _factors(model, inputs, labels)).eval()
         target = foolbox.PyTorchModel(balanced, bounds=(0, 1), device=inputs.device)
         found: Tensor = attack.run(target, inputs, foolbox.criteria.Misclassification(labels))
         # foolbox reports failure as an all-black image, which may even be misclassified.
@@ -82,31 +89,38 @@ class CarliniWagner(Attack):
         return torch.where(failed.view(-1, *[1] * (inputs.ndim - 1)), inputs, found)
 
     def forward_budget(self, samples: int) -> int:
-        """Return the images pushed forward: one a step, and one for the balance."""
+        """Return the images pushed forward: one a step, and one for the scales."""
         return samples * (self.binary_search_steps * self.steps + 1)
 
 
-class _Rescaled(nn.Module):
-    """A network whose logits are multiplied by one positive factor a sample: the same classes, other penalties."""
+class _Balanced(nn.Module):
+    """A network with the same classes whose logits are minus the scaled gaps to the class to leave."""
 
-    def __init__(self, network: nn.Module, factors: Tensor) -> None:
+    def __init__(self, network: nn.Module, labels: Tensor, factors: Tensor) -> None:
         super().__init__()
         self.network = network
-        self.factors = factors[:, None]
+        self.labels = labels[:, None]
+        self.factors = factors
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.network(inputs)
-        return logits * self.factors
+        return (logits - logits.gather(1, self.labels)) * self.factors
 
 
-def _balance(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return 2 m / g² for every sample, 1 where it says nothing (a flat network, a tie)."""
+def _factors(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the scales ``(N, K)``, positive; 1 where a slope says nothing (a flat network, a tie)."""
     leaf = inputs.clone().requires_grad_()
     logits = model(leaf)
-    others = logits.scatter(1, labels[:, None], -math.inf).amax(1)
-    margins = logits.gather(1, labels[:, None]).flatten() - others
-    (gradient,) = torch.autograd.grad(margins.sum(), leaf)
-    factors = 2 * margins.detach() / gradient.flatten(1).square().sum(1)
+    gaps = logits.gather(1, labels[:, None]) - logits
+    nearest = gaps.detach().scatter(1, labels[:, None], math.inf).argsort(1)[:, : min(NEAREST, gaps.shape[1] - 1)]
+    slopes = torch.ones_like(nearest, dtype=inputs.dtype)
+    for rank in range(nearest.shape[1]):
+        gap = gaps.gather(1, nearest[:, rank, None]).sum()
+        (gradient,) = torch.autograd.grad(gap, leaf, retain_graph=True)
+        slopes[:, rank] = gradient.flatten(1).square().sum(1).sqrt()
+    distance = (gaps.detach().gather(1, nearest) / slopes).nan_to_num(math.inf).amin(1, keepdim=True)
+    # classes further down the ranking are taken to be as steep as the last one that was looked at
+    factors = (2 * distance / slopes[:, -1:]).expand(gaps.shape).scatter(1, nearest, 2 * distance / slopes)
     return torch.where(factors.isfinite() & (factors > 0), factors, 1.0)
 
 

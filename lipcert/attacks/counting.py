@@ -39,7 +39,7 @@ class CountedNetwork(nn.Module):
             self.on_forward(len(inputs))
         logits: Tensor = self.network(inputs)
         if logits.requires_grad:
-            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+            logits.register_hook(self._count_backward)
         return logits
 
     def _count_backward(self, gradient: Tensor) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lipcert.certificates.norms import block_norm_upper_bound, scale_back, scale_to_one
+from lipcert.certificates.norms import eigenvalue_upper_bound, scale_back, scale_to_one
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, gamma, product_up, sqrt_up, sum_up
 
 # Phase (three quotients, their sum, times 2 pi) and cosine are off by less than 60 roundings; libm by an ulp.
@@ -120,45 +120,62 @@ def grid_norm_upper_bound(
     scaled, exponent = scale_to_one(weight)
     if scaled is None:
         return 0.0
-    blocks_of_group = scaled.reshape(groups, scaled.shape[0] // groups, scaled.shape[1], -1)
-    taps = blocks_of_group.shape[-1]
-    bound = max(
-        block_norm_upper_bound(blocks)
-        for blocks in _frequency_blocks(blocks_of_group, weight.shape[2:], grid, stride, dilation)
-    )
-    # Each entry of a block is a sum of `taps` products with cosines and sines that are themselves slightly off.
-    relative = sum_up(gamma(4 * taps + 8), _TWIDDLE_ERROR)
-    mass = blocks_of_group.abs().sum(dim=-1).square().sum(dim=(1, 2)).max()
-    mass_norm = product_up(sqrt_up(float(mass)), 1 + gamma(4 * blocks_of_group[0].numel()))
-    error = product_up(2.0, relative, mass_norm)
-    aliases = math.prod(stride)
-    return scale_back(
-        product_up(sum_up(bound, product_up(sqrt_up(float(aliases)), error)), 1 + 4 * UNIT_ROUNDOFF), exponent
-    )
-
-
-def _frequency_blocks(
-    weight: Tensor, kernel: Sequence[int], grid: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> Iterator[Tensor]:
-    """Yield chunks ``(B, C_out, C_in * aliases)`` of blocks over half of the reduced grid; the rest is conjugate."""
-    groups, rows, columns, taps = weight.shape
-    aliases = math.prod(stride)
+    taps = scaled.reshape(groups, scaled.shape[0] // groups, scaled.shape[1], -1).permute(0, 3, 1, 2)
+    taps, offsets = _polyphase(taps, _lattice(weight.shape[2:]) * torch.tensor(dilation), stride)
+    if taps.shape[2] > taps.shape[3]:
+        taps = taps.mT
+    # Every entry of a Gram matrix is a sum of products of weights, cosines and sines: at most this many roundings, each
+    # relative to the same sum over absolute values, whose norm is at most the squared norm of the summed taps.
+    count, length = taps.shape[1], taps.shape[3]
+    relative = sum_up(gamma(4 * (length + count**2 + 8)), 2 * _TWIDDLE_ERROR)
+    mass = float(taps.abs().sum(dim=1).square().sum(dim=(1, 2)).max())
+    error = product_up(2.0, relative, mass, 1 + gamma(4 * taps[0].numel()))
     reduced = [n // s for n, s in zip(grid, stride, strict=True)]
-    reduced[-1] = reduced[-1] // 2 + 1
-    base = _lattice(reduced)
-    shifts = _lattice(stride) * torch.tensor([n // s for n, s in zip(grid, stride, strict=True)])
-    offsets = _lattice(kernel) * torch.tensor(dilation)
-    flat = weight.reshape(-1, taps).T.contiguous()
-    chunk = max(1, _CHUNK_BYTES // (16 * groups * rows * columns * aliases))
-    for part in torch.split(base, chunk):
-        turns = torch.zeros(len(part), aliases, taps, dtype=torch.float64)
-        frequencies = part[:, None] + shifts[None]
-        for dim, n in enumerate(grid):
-            turns += (frequencies[..., dim, None] * offsets[:, dim]) % n / n
-        angle = 2 * math.pi * (turns - turns.round()).reshape(-1, taps)
-        spectrum = torch.complex(angle.cos() @ flat, angle.sin() @ flat)
-        blocks = spectrum.reshape(len(part), aliases, groups, rows, columns).permute(2, 0, 3, 1, 4)
-        yield blocks.reshape(groups * len(part), rows, aliases * columns) / math.sqrt(aliases)
+    largest = max(eigenvalue_upper_bound(grams, error) for grams in _grams(taps, offsets, reduced))
+    return scale_back(sqrt_up(largest), exponent)
+
+
+def _polyphase(taps: Tensor, offsets: Tensor, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Turn a strided convolution into one of stride 1 whose channels are the phases of the input.
+
+    Args:
+        taps: ``(groups, taps, C_out, C_in)``.
+        offsets: ``(taps, dims)``, the pixel that each tap looks at.
+        stride: per dimension.
+    """
+    steps = torch.tensor(stride)
+    moved, position = torch.unique(offsets // steps, dim=0, return_inverse=True)
+    weights = torch.tensor([math.prod(stride[axis + 1 :]) for axis in range(len(stride))])
+    phase = ((offsets % steps) * weights).sum(dim=1)
+    groups, _, rows, columns = taps.shape
+    phased = torch.zeros(groups, len(moved), math.prod(stride), rows, columns, dtype=torch.float64)
+    phased[:, position, phase] = taps
+    return phased.permute(0, 1, 3, 2, 4).reshape(groups, len(moved), rows, -1), moved
+
+
+def _grams(taps: Tensor, offsets: Tensor, grid: Sequence[int]) -> Iterator[Tensor]:
+    r"""Yield chunks ``(B, n, n)`` of the Gram matrices over half of the grid's frequencies; the rest is conjugate.
+
+    .. math:: \hat K \hat K^*(\omega) = \sum_{q, r} K_q K_r^\top e^{i \omega (q - r)}
+    """
+    groups, count, order, _ = taps.shape
+    differences = (offsets[:, None] - offsets[None]).reshape(count**2, -1)
+    shifts, place = torch.unique(differences, dim=0, return_inverse=True)
+    lags = torch.zeros(groups, len(shifts), order, order, dtype=torch.float64)
+    for tap, targets in zip(taps.unbind(1), place.reshape(count, count), strict=True):
+        lags.index_add_(1, targets, tap[:, None] @ taps.mT)
+    half = len(shifts) // 2  # sorted and symmetric: the middle one is zero, lag -d is the transpose of lag d
+    flat = lags[:, half + 1 :].transpose(0, 1)
+    even, odd = ((flat + sign * flat.mT).reshape(half, groups * order**2) for sign in (1, -1))
+    centre = lags[:, half].reshape(1, -1)
+    frequencies = _lattice([*grid[:-1], grid[-1] // 2 + 1] if half else [1])  # a single tap is alike at all of them
+    for part in torch.split(frequencies, max(1, _CHUNK_BYTES // (16 * groups * order**2))):
+        turns = torch.zeros(len(part), half, dtype=torch.float64)
+        for axis, n in enumerate(grid if half else ()):
+            turns += ((part[:, axis, None] * shifts[half + 1 :, axis]) % n).double() / n
+        angle = 2 * math.pi * (turns - turns.round())
+        grams = torch.complex(angle.cos() @ even + centre, angle.sin() @ odd)
+        yield grams.reshape(-1, order, order)
 
 
 def _lattice(shape: Sequence[int]) -> Tensor:

@@ -89,20 +89,36 @@ def block_norm_upper_bound(blocks: Tensor) -> float:
     adjoint = blocks.mH
     rows, columns = blocks.shape[-2:]
     gram = blocks @ adjoint if rows <= columns else adjoint @ blocks
-    order, length = min(rows, columns), max(rows, columns)
     # |fl(A A*) - A A*| <= gamma |A||A|*, whose norm is at most the squared Frobenius norm; a complex product of sums
     # of n terms is covered by four times the roundings of a real one.
-    frobenius = _up_by(float(blocks.abs().square().sum(dim=(-2, -1)).max()), gamma(4 * order * length + 8))
-    gram_error = product_up(gamma(4 * (length + 2)), frobenius)
+    size = float(torch.linalg.vector_norm(blocks, dim=(-2, -1)).max())
+    frobenius = product_up(size, size, 1 + gamma(4 * rows * columns + 8))
+    error = product_up(gamma(4 * (max(rows, columns) + 2)), frobenius)
+    return sqrt_up(min(eigenvalue_upper_bound(gram, error), frobenius))
+
+
+def eigenvalue_upper_bound(gram: Tensor, error: float) -> float:
+    r"""Return an upper bound of the largest eigenvalue over a batch of positive semidefinite matrices.
+
+    If the Cholesky factorisation of :math:`B = \mu I - G` succeeds, then :math:`R^* R = B + E` with
+    :math:`|E| \le \gamma |R^*||R|`, whose norm is at most :math:`\gamma / (1 - \gamma)` times the trace of B, and that
+    is at most :math:`n \mu`.
+
+    Args:
+        gram: ``(B, n, n)`` Hermitian, float64 or complex128, largest eigenvalue of size about 1; the lower triangle
+            counts.
+        error: bound of the spectral norm of what its entries are off by.
+    """
+    order = gram.shape[-1]
+    traces = gram.diagonal(dim1=-2, dim2=-1).real.abs().sum(dim=-1)
+    trace = sum_up(product_up(float(traces.max()), 1 + gamma(order + 2)), product_up(float(order), error))
     shift = _proved_shift(gram)
     if shift is None:
-        return sqrt_up(frobenius)
-    # If the factorisation of B = shift - gram succeeds, then R*R = B + dB with |dB| <= gamma |R*||R|, whose norm is at
-    # most gamma / (1 - gamma) trace(B), and trace(B) <= order * shift.
+        return trace
     factor = gamma(4 * (order + 2))
-    cholesky_error = product_up(up(factor / (1 - 2 * factor)), float(order), shift)
-    diagonal_error = product_up(4 * UNIT_ROUNDOFF, shift)
-    return min(sqrt_up(sum_up(shift, cholesky_error, diagonal_error, gram_error)), sqrt_up(frobenius))
+    factorisation = product_up(up(factor / (1 - 2 * factor)), float(order), shift)
+    subtraction = product_up(4 * UNIT_ROUNDOFF, shift)
+    return min(sum_up(shift, factorisation, subtraction, error), trace)
 
 
 def _proved_shift(gram: Tensor) -> float | None:
@@ -113,9 +129,10 @@ def _proved_shift(gram: Tensor) -> float | None:
     for _ in range(_ROUNDS):
         shift = estimate * (1 + slack)
         _, failed = torch.linalg.cholesky_ex(shift * identity - gram)
-        if not bool(failed.any()):
+        gram = gram[failed > 0]
+        if not len(gram):
             return shift
-        estimate = max(estimate, float(torch.linalg.eigvalsh(gram[failed > 0]).max()))
+        estimate = max(estimate, float(torch.linalg.eigvalsh(gram).max()))
         slack *= 4
     return None
 
@@ -125,13 +142,9 @@ def _largest_eigenvalue_estimate(gram: Tensor) -> float:
     order = gram.shape[-1]
     if len(gram) > 8 and len(gram) * order**3 > _EIGENVALUES_OF_ALL:
         vectors = torch.ones(len(gram), order, 1, dtype=gram.dtype) + 0.5 * torch.arange(order)[:, None].cos()
-        for _ in range(8):
+        for _ in range(6):
             vectors = gram @ vectors
             sizes = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
             vectors = vectors / sizes.clamp_min(1e-300)
         gram = gram[sizes.flatten().topk(8).indices]
     return float(torch.linalg.eigvalsh(gram)[..., -1].max())
-
-
-def _up_by(value: float, relative: float) -> float:
-    return product_up(value, up(1 + relative))

@@ -1,16 +1,20 @@
-"""Linear operations: matrices, convolutions, sums and means over dimensions."""
+"""Linear operations: matrices, sums and means over dimensions."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from lipcert.certificates.conv import circular_norm_upper_bound, same_padding, zero_padded_norm_upper_bound
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lipcert.certificates.call import Call
 from lipcert.certificates.norms import matrix_norm_upper_bound
 from lipcert.certificates.rounding import product_up, sqrt_up, up
-from lipcert.certificates.signal import Signal
-from lipcert.certificates.walk import Call
+from lipcert.certificates.signal import Signal, Term, Value
 
 CHOLESKY = "Cholesky-certified singular value"
 
@@ -21,8 +25,18 @@ def linear(call: Call) -> Signal:
     value = call.value(given["input"])
     call.constants_only(given["bias"])
     weight = call.constant(given["weight"])
+    call.fits(value.shape[-1], weight.shape[1])
     gain = matrix_norm_upper_bound(weight)
-    return call.fresh(value, gain, call.meta_shape(), CHOLESKY, "linear", value, weight)
+    return call.fresh(
+        value,
+        gain,
+        (*value.shape[:-1], weight.shape[0]),
+        CHOLESKY,
+        "linear",
+        value,
+        weight,
+        terms=_matrix_terms(value, weight),
+    )
 
 
 def matmul(call: Call) -> Signal:
@@ -34,14 +48,13 @@ def matmul(call: Call) -> Signal:
     varying, matrix = (left, call.constant(right)) if isinstance(left, Signal) else (right, call.constant(left))
     if matrix.ndim != 2:
         call.refuse("expected a product with a constant matrix")
-    gain = matrix_norm_upper_bound(matrix)
     value = call.value(varying)
-    shape = (
-        (*value.shape[:-1], matrix.shape[1])
-        if varying is left
-        else (*value.shape[:-2], matrix.shape[0], value.shape[-1])
-    )
-    return call.fresh(value, gain, shape, CHOLESKY)
+    side = -1 if varying is left else -2
+    inner, outer = matrix.shape if varying is left else matrix.T.shape
+    call.fits(value.shape[side], inner)
+    shape = list(value.shape)
+    shape[side] = outer
+    return call.fresh(value, matrix_norm_upper_bound(matrix), shape, CHOLESKY)
 
 
 def addmm(call: Call) -> Signal:
@@ -49,55 +62,9 @@ def addmm(call: Call) -> Signal:
     given = call.bind("bias", "input", "matrix", beta=1, alpha=1)
     call.constants_only(given["bias"], given["beta"], given["alpha"])
     value, matrix = call.value(given["input"]), call.constant(given["matrix"])
+    call.fits(value.shape[-1], matrix.shape[0])
     gain = product_up(abs(float(given["alpha"])), matrix_norm_upper_bound(matrix))
-    return call.fresh(value, gain, call.meta_shape(), CHOLESKY)
-
-
-def convolution(call: Call) -> Signal:
-    """``conv1d``, ``conv2d`` and ``conv3d``."""
-    given = call.bind("input", "weight", bias=None, stride=1, padding=0, dilation=1, groups=1)
-    value, weight = call.value(given["input"]), call.constant(given["weight"])
-    call.constants_only(given["bias"])
-    dims = int(call.name[4])
-    kernel = weight.shape[2:]
-    stride, dilation = _each(given["stride"], dims), _each(given["dilation"], dims)
-    if isinstance(given["padding"], str):
-        padding = same_padding(kernel, dilation) if given["padding"] == "same" else [(0, 0)] * dims
-    else:
-        padding = [(width, width) for width in _each(given["padding"], dims)]
-    if len(value.shape) != dims + 2:
-        call.refuse("expected a batch of inputs")
-    gain = zero_padded_norm_upper_bound(
-        weight, value.shape[2:], stride=stride, padding=padding, dilation=dilation, groups=given["groups"]
-    )
-    source, method = value, "singular values over a padded frequency grid"
-    total = product_up(value.gain, gain)
-    if value.padding is not None and value.padding[0] == "circular" and not any(map(any, padding)):
-        before = value.padding[1]
-        exact = circular_norm_upper_bound(
-            weight, before.shape[2:], value.shape[2:], stride=stride, dilation=dilation, groups=given["groups"]
-        )
-        if product_up(before.gain, exact) < total:
-            source, gain, method = before, exact, "singular values over the circular frequency grid"
-    return call.fresh(source, gain, call.meta_shape(), method)
-
-
-def transposed_convolution(call: Call) -> Signal:
-    """``conv_transpose1d``, ``2d`` and ``3d``: the adjoint of a convolution, of the same norm."""
-    given = call.bind("input", "weight", bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1)
-    value, weight = call.value(given["input"]), call.constant(given["weight"])
-    call.constants_only(given["bias"])
-    dims = int(call.name[-2])
-    shape = call.meta_shape()
-    gain = zero_padded_norm_upper_bound(
-        weight,
-        shape[2:],
-        stride=_each(given["stride"], dims),
-        padding=[(width, width) for width in _each(given["padding"], dims)],
-        dilation=_each(given["dilation"], dims),
-        groups=given["groups"],
-    )
-    return call.fresh(value, gain, shape, "adjoint: singular values over a padded frequency grid")
+    return call.fresh(value, gain, (*value.shape[:-1], matrix.shape[1]), CHOLESKY)
 
 
 def reduce_sum(call: Call) -> Signal:
@@ -108,9 +75,22 @@ def reduce_sum(call: Call) -> Signal:
     count = math.prod(value.shape[dim] for dim in dims)
     gain = sqrt_up(float(count)) if call.name == "sum" else up(1 / math.sqrt(count) * (1 + 2**-50))
     gain = 1.0 if count == 1 else gain
-    shape = call.meta_shape()
+    shape = reduced_shape(value, dims, keepdim=given["keepdim"])
     origin = ("mean", value, shape) if call.name == "mean" and given["keepdim"] else ()
-    return call.fresh(value, gain, shape, f"{call.name} of {count} elements", *origin)
+    reduce = functools.partial(torch.sum if call.name == "sum" else torch.mean, dim=dims, keepdim=given["keepdim"])
+    terms = (Term(value, reduce, reduce, count + 1),)
+    return call.fresh(value, gain, shape, f"{call.name} of {count} elements", *origin, terms=terms)
+
+
+def _matrix_terms(value: Value, weight: Tensor) -> tuple[Term, ...]:
+    apply, absolute = (functools.partial(F.linear, weight=matrix) for matrix in (weight, weight.abs()))
+    return (Term(value, apply, absolute, weight.shape[1]),)
+
+
+def reduced_shape(value: Value, dims: Sequence[int], *, keepdim: bool) -> list[int]:
+    """Return the shape that is left after a reduction over these dimensions."""
+    sizes = [1 if axis in dims else size for axis, size in enumerate(value.shape)]
+    return sizes if keepdim else [size for axis, size in enumerate(sizes) if axis not in dims]
 
 
 def other_dims(call: Call, dim: Any, count: int) -> tuple[int, ...]:
@@ -120,8 +100,3 @@ def other_dims(call: Call, dim: Any, count: int) -> tuple[int, ...]:
     if 0 in dims:
         call.refuse("expected an operation that keeps the samples of a batch apart")
     return dims
-
-
-def _each(argument: Any, dims: int) -> list[int]:
-    values = [int(item) for item in argument] if isinstance(argument, Sequence) else [int(argument)]
-    return values * dims if len(values) == 1 else values

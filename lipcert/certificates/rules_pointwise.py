@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -9,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lipcert.certificates.activations import ELEMENTWISE
+from lipcert.certificates.call import Call
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, product_up, sum_up
-from lipcert.certificates.signal import Signal, Value, joint_bound
-from lipcert.certificates.walk import Call
-from lipcert.errors import InputError
+from lipcert.certificates.segment import segment_upper_bound
+from lipcert.certificates.signal import Signal, Term, Value, joint_bound
 
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
@@ -27,13 +29,16 @@ def elementwise(call: Call) -> Signal:
     slope = entry.upper_bound(given)
     if not math.isfinite(slope):
         call.refuse("expected finite parameters")
-    return call.emit(value.scaled(slope), slope, "largest slope")
+    result = value.scaled(slope)
+    if call.name in ("relu", "neg"):
+        result = dataclasses.replace(result, origin=(call.name, value))
+    return call.emit(result, slope, "largest slope")
 
 
 def prelu(call: Call) -> Signal:
     """PReLU, with one slope for all or one a channel."""
     given = call.bind("input", "weight")
-    value, weight = call.value(given["input"]), _finite(call, given["weight"])
+    value, weight = call.value(given["input"]), call.constant(given["weight"])
     slope = max(1.0, float(weight.abs().max()))
     return call.emit(value.scaled(slope), slope, "largest slope")
 
@@ -43,7 +48,7 @@ def keep(call: Call) -> Any:
     given = call.bind("input", p=0.5, training=True, inplace=False)
     if given["training"] and given["p"] != 0:
         call.refuse("expected dropout in eval mode")
-    call.value(given["input"])
+    call.walk.record(call.name, 1.0, "identity")
     return given["input"]
 
 
@@ -51,20 +56,30 @@ def add(call: Call) -> Signal:
     """Sums and differences: of values by the sum of their bounds; constants do not matter."""
     given = call.bind("input", "other", alpha=1)
     left, right, alpha = given["input"], given["other"], abs(float(given["alpha"]))
-    call.constants_only(given["alpha"])
+    call.constants_only(given["alpha"], *(side for side in (left, right) if not isinstance(side, Signal)))
+    shape = call.broadcast(left, right)
     if not isinstance(left, Signal) or not isinstance(right, Signal):
         varying, factor = (left, 1.0) if isinstance(left, Signal) else (right, alpha)
-        shape = call.meta_shape()
-        value = _expanded(call.value(varying), shape).scaled(factor)
-        return call.emit(value, factor, "translation")
-    shape = call.meta_shape()
+        value = _expanded(call.value(varying), shape)
+        translated = value if factor == 1 and (varying is left or call.name == "add") else value.scaled(factor)
+        return call.emit(translated, factor, "translation")
     first, second = (_expanded(call.value(item), shape) for item in (left, right))
+    signed = -float(given["alpha"]) if call.name == "sub" else float(given["alpha"])
+    apply, absolute = (functools.partial(_times, factor) for factor in (signed, abs(signed)))
+    same = functools.partial(_times, 1.0)
+    terms = (Term(first, same, same, 0), Term(second, apply, absolute, 1))
     if call.name == "sub" and alpha == 1 and _is_mean_of(second, call.value(left)):
-        return call.fresh(call.value(left), 1.0, shape, "centring: an orthogonal projection")
+        return call.fresh(call.value(left), 1.0, shape, "centring: an orthogonal projection", terms=terms)
     total = sum_up(first.bound, product_up(alpha, second.bound))
-    if not (first.keeps_samples_apart and second.keeps_samples_apart):
-        call.refuse("expected operands whose first dimension is the batch")
-    return call.emit(Value.fresh(total, shape), 1.0, "sum of the branches")
+    call.apart(first, second)
+    together = segment_upper_bound(terms, shape)
+    if together is not None and together < total:
+        return call.emit(Value.fresh(together, shape, terms=terms), 1.0, "dense matrix of the branches together")
+    return call.emit(Value.fresh(total, shape, terms=terms), 1.0, "sum of the branches")
+
+
+def _times(factor: float, inputs: Tensor) -> Tensor:
+    return inputs * factor
 
 
 def subtract_from(call: Call) -> Signal:
@@ -84,7 +99,7 @@ def _is_mean_of(second: Value, first: Value) -> bool:
     origin = second.anchor.origin
     if not origin or origin[0] != "mean" or origin[1] is not first:
         return False
-    return second.scale == 1.0 and bool((second.index == Value.fresh(1.0, origin[2]).index).all())
+    return bool(second.exact and (second.index == Value.fresh(1.0, origin[2]).index).all())
 
 
 def multiply(call: Call) -> Signal:
@@ -92,7 +107,11 @@ def multiply(call: Call) -> Signal:
     given = call.bind("input", "other")
     left, right = given["input"], given["other"]
     varying, fixed = (left, right) if isinstance(left, Signal) else (right, left)
-    return _scaled(call, varying, _finite(call, fixed).abs(), "product with a constant")
+    if bool((call.constant(fixed) == 1).all()):
+        return call.emit(_expanded(call.value(varying), call.broadcast(varying, fixed)), 1.0, "product with a constant")
+    readings = _readings(call, varying, fixed)
+    result = _scaled(call, varying, torch.maximum(*readings), "product with a constant")
+    return _with_factor(result, call.value(varying), call.constant(fixed), unambiguous=torch.equal(*readings))
 
 
 def divide(call: Call) -> Signal:
@@ -100,15 +119,31 @@ def divide(call: Call) -> Signal:
     given = call.bind("input", "other", rounding_mode=None)
     if given["rounding_mode"] is not None or not isinstance(given["input"], Signal):
         call.refuse("expected a division by a constant, without rounding")
-    divisor = _finite(call, given["other"]).abs()
+    readings = _readings(call, given["input"], given["other"])
+    divisor = torch.minimum(*readings)
     if bool((divisor == 0).any()):
         call.refuse("expected a divisor other than zero")
     factor = 1 / divisor * (1 + 4 * UNIT_ROUNDOFF)
-    return _scaled(call, given["input"], factor, "quotient by a constant")
+    result = _scaled(call, given["input"], factor, "quotient by a constant")
+    signed = 1 / call.constant(given["other"])
+    return _with_factor(result, call.value(given["input"]), signed, unambiguous=torch.equal(*readings))
+
+
+def _with_factor(result: Signal, before: Value, factor: Tensor, *, unambiguous: bool) -> Signal:
+    """Remember the factor, so that a linear segment can be bounded as a whole."""
+    if factor.ndim < len(before.shape) or (factor.ndim == len(before.shape) and factor.shape[0] == 1):
+        result.value = dataclasses.replace(result.value, origin=("times", before, factor, unambiguous))
+    return result
+
+
+def _readings(call: Call, varying: Any, fixed: Any) -> tuple[Tensor, Tensor]:
+    """The absolute value of a constant, as it is written and as torch rounds it to the type of the computation."""
+    exact = call.constant(fixed).abs()
+    return exact, exact.to(varying.dtype).double() if isinstance(varying, Signal) else exact
 
 
 def _scaled(call: Call, varying: Any, factor: Tensor, method: str) -> Signal:
-    value = _expanded(call.value(varying), call.meta_shape())
+    value = _expanded(call.value(varying), call.broadcast(varying, factor))
     if not bool(torch.isfinite(factor).all()):
         call.refuse("expected a finite factor")
     largest = float(factor.max()) if factor.numel() else 0.0
@@ -116,41 +151,21 @@ def _scaled(call: Call, varying: Any, factor: Tensor, method: str) -> Signal:
     return call.emit(value.scaled(largest if uniform else factor.expand(value.shape)), largest, method)
 
 
-def batch_norm(call: Call) -> Signal:
-    """BatchNorm with running statistics: one factor a channel."""
-    given = call.bind(
-        "input", "running_mean", "running_var", weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
-    )
-    if given["training"] or given["running_var"] is None:
-        call.refuse("expected batch normalisation with running statistics, in eval mode")
-    value, variance = call.value(given["input"]), _finite(call, given["running_var"])
-    weight = 1.0 if given["weight"] is None else _finite(call, given["weight"]).abs()
-    denominator = variance + given["eps"]
-    if bool((denominator <= 0).any()):
-        call.refuse("expected positive running variances")
-    # One rounding each in the sum (halved by the root), the root and the quotient.
-    factor = weight / denominator.sqrt() * (1 + 8 * UNIT_ROUNDOFF)
-    if not bool(torch.isfinite(factor).all()):
-        call.refuse("expected a finite factor")
-    shaped = factor.reshape(1, -1, *[1] * (len(value.shape) - 2)).expand(value.shape)
-    return call.emit(value.scaled(shaped), float(factor.max()), "largest factor of a channel")
-
-
 def extremum(call: Call) -> Any:
     """``maximum`` and ``minimum`` of two tensors, or of a tensor and a constant."""
     given = call.bind("input", "other")
     left, right = given["input"], given["other"]
+    shape = call.broadcast(left, right)
     if isinstance(left, Signal) and isinstance(right, Signal):
-        shape = call.meta_shape()
         first, second = (_expanded(call.value(item), shape) for item in (left, right))
         # |max(a, b) - max(a', b')|^2 <= |a - a'|^2 + |b - b'|^2 for each element.
-        if not (first.keeps_samples_apart and second.keeps_samples_apart):
-            call.refuse("expected operands whose first dimension is the batch")
+        call.apart(first, second)
         kind = "larger" if call.name == "maximum" else "smaller"
-        value = Value.fresh(joint_bound([first, second]), shape, kind, first, second)
+        value = Value.fresh(joint_bound([first, second]), shape, kind, None, first, second)
         return call.emit(value, 1.0, "one of two elements")
     varying = left if isinstance(left, Signal) else right
-    return call.emit(_expanded(call.value(varying), call.meta_shape()), 1.0, "largest slope")
+    call.constants_only(right if varying is left else left)
+    return call.emit(_expanded(call.value(varying), shape).scaled(1.0), 1.0, "largest slope")
 
 
 def where(call: Call) -> Signal:
@@ -158,15 +173,14 @@ def where(call: Call) -> Signal:
     given = call.bind("condition", "input", "other")
     condition = given["condition"]
     call.constants_only(condition)
-    shape, parts = call.meta_shape(), []
+    shape, parts = call.broadcast(condition, given["input"], given["other"]), []
     for side, chosen in ((given["input"], condition), (given["other"], ~condition)):
         if isinstance(side, Signal):
             value = _expanded(call.value(side), shape)
-            parts.append(Value(value.anchor, torch.where(chosen, value.index, 0.0), value.scale))
+            parts.append(Value(value.anchor, torch.where(chosen, value.index, 0.0), value.scale, value.exact))
     if len(parts) == 1:
         return call.emit(parts[0], 1.0, "choice by a constant condition")
-    if not all(part.keeps_samples_apart for part in parts):
-        call.refuse("expected operands whose first dimension is the batch")
+    call.apart(*parts)
     return call.emit(Value.fresh(joint_bound(parts), shape), 1.0, "root of the sum of squares")
 
 
@@ -183,10 +197,3 @@ def _expanded(value: Value, shape: tuple[int, ...]) -> Value:
         return value
     expanded: Value = value.rearranged(lambda index: index.expand(shape))
     return expanded
-
-
-def _finite(call: Call, argument: Any) -> Tensor:
-    constant = call.constant(argument)
-    if not bool(torch.isfinite(constant).all()):
-        raise InputError("expected finite numbers, got nan or infinity")
-    return constant

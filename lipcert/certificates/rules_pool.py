@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lipcert.certificates.call import Call
 from lipcert.certificates.norms import matrix_norm_upper_bound
-from lipcert.certificates.rounding import UNIT_ROUNDOFF, product_up, sqrt_up
-from lipcert.certificates.rules_linear import other_dims
-from lipcert.certificates.signal import Signal, Value
-from lipcert.certificates.walk import Call
+from lipcert.certificates.rounding import UNIT_ROUNDOFF, product_up, sqrt_up, sum_up
+from lipcert.certificates.rules_conv import each
+from lipcert.certificates.rules_linear import other_dims, reduced_shape
+from lipcert.certificates.signal import Signal, Term, Value
 
 _EXACT_TO = 1 + 16 * UNIT_ROUNDOFF  # entries of the small matrices below are quotients of small integers
 
@@ -34,18 +36,42 @@ def average_pool(call: Call) -> Signal:
         if given["ceil_mode"] or not given["count_include_pad"]:
             call.refuse("expected a divisor together with ceil_mode=False and count_include_pad=True")
         gain = product_up(gain, math.prod(kernel) / abs(given["divisor_override"]), _EXACT_TO)
-    return call.fresh(value, gain, call.meta_shape(), "Kronecker product of matrix norms")
+    terms = (Term(value, call.replayed, call.replayed, math.prod(kernel) + 4),)
+    return call.fresh(value, gain, call.pooled(value), "Kronecker product of matrix norms", terms=terms)
 
 
 def adaptive_average_pool(call: Call) -> Signal:
     """``adaptive_avg_pool1d``, ``2d``, ``3d``."""
     given = call.bind("input", "output_size")
-    value, dims, shape = call.value(given["input"]), int(call.name[-2]), call.meta_shape()
+    value, dims = call.value(given["input"]), int(call.name[-2])
+    shape = call.pooled(value)
     gain = 1.0
     for size, target in zip(_spatial(call, value, dims), shape[-dims:], strict=True):
         matrix = _matrix(size, F.adaptive_avg_pool1d, target)
         gain = product_up(gain, matrix_norm_upper_bound(matrix), _EXACT_TO)
-    return call.fresh(value, gain, shape, "Kronecker product of matrix norms")
+    terms = (Term(value, call.replayed, call.replayed, math.prod(value.shape[2:]) + 4),)
+    return call.fresh(value, gain, shape, "Kronecker product of matrix norms", terms=terms)
+
+
+def interpolate(call: Call) -> Signal:
+    """Nearest and linear resampling: a Kronecker product of one small matrix a dimension."""
+    given = call.bind(
+        *("input",),
+        **{"size": None, "scale_factor": None, "mode": "nearest", "align_corners": None},
+        **{"recompute_scale_factor": None, "antialias": False},
+    )
+    value, gain = call.value(given["input"]), 1.0
+    dims = len(value.shape) - 2
+    if given["mode"] not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear") or given["antialias"]:
+        call.refuse("expected nearest or linear interpolation without antialias")
+    mode = given["mode"] if given["mode"].startswith("nearest") else "linear"
+    settings = {"align_corners": given["align_corners"], "recompute_scale_factor": given["recompute_scale_factor"]}
+    for axis, size in enumerate(value.shape[2:]):
+        target = {key: _each_of(given[key], dims)[axis] for key in ("size", "scale_factor")}
+        matrix = _matrix(size, functools.partial(F.interpolate, **target, **settings, mode=mode))
+        # The interpolation weights are single roundings of numbers in [0, 1], at most two in a row.
+        gain = product_up(gain, sum_up(matrix_norm_upper_bound(matrix), 2**-40 * math.sqrt(matrix.numel())))
+    return call.fresh(value, gain, call.pooled(value), "Kronecker product of matrix norms")
 
 
 def max_pool(call: Call) -> Signal:
@@ -55,8 +81,8 @@ def max_pool(call: Call) -> Signal:
         call.refuse("expected max pooling without indices")
     value, dims = call.value(given["input"]), int(call.name[8])
     kernel, stride, padding = _window(given, dims)
-    shape, overlap = call.meta_shape(), 1
-    dilation = _each(given["dilation"], dims)
+    shape, overlap = call.pooled(value), 1
+    dilation = each(given["dilation"], dims)
     for size, out, k, s, p, d in zip(
         _spatial(call, value, dims), shape[-dims:], kernel, stride, padding, dilation, strict=True
     ):
@@ -70,7 +96,8 @@ def adaptive_max_pool(call: Call) -> Signal:
     given = call.bind("input", "output_size", return_indices=False)
     if given["return_indices"]:
         call.refuse("expected max pooling without indices")
-    value, dims, shape = call.value(given["input"]), int(call.name[-2]), call.meta_shape()
+    value, dims = call.value(given["input"]), int(call.name[-2])
+    shape = call.pooled(value)
     overlap = 1
     for size, target in zip(_spatial(call, value, dims), shape[-dims:], strict=True):
         matrix = _matrix(size, F.adaptive_avg_pool1d, target)
@@ -92,7 +119,7 @@ def norm_pool(call: Call) -> Signal:
         matrix = _matrix(size, F.avg_pool1d, k, s, 0, given["ceil_mode"])
         weight = float((matrix * k).sum(dim=0).max())
         gain = product_up(gain, weight if weight == round(weight) else weight * _EXACT_TO)
-    return call.fresh(value, sqrt_up(gain), call.meta_shape(), "root of the largest weight of an element")
+    return call.fresh(value, sqrt_up(gain), call.pooled(value), "root of the largest weight of an element")
 
 
 def reduce_norm(call: Call) -> Signal:
@@ -107,7 +134,7 @@ def reduce_norm(call: Call) -> Signal:
 def extreme(call: Call) -> Any:
     """``amax``, ``amin``, ``logsumexp``, and ``max`` and ``min`` over a dimension, whose indices are not for use."""
     if call.name in ("max", "min"):
-        if len(call.args) + len(call.kwargs) == 2 and isinstance(call.args[-1], Tensor):
+        if any(isinstance(item, Tensor) for item in (*call.args[1:], *call.kwargs.values())):
             call.refuse("expected torch.maximum or torch.minimum of two tensors")
         given = call.bind("input", "dim", keepdim=False)
         signal = _contraction(call, given, "one element of disjoint parts")
@@ -142,19 +169,17 @@ def softmax(call: Call) -> Signal:
 def _contraction(call: Call, given: dict[str, Any], method: str) -> Signal:
     value = call.value(given["input"])
     dims = other_dims(call, given["dim"], len(value.shape))
-    shape = [size for axis, size in enumerate(value.shape) if axis not in dims]
-    if given["keepdim"]:
-        shape = [1 if axis in dims else size for axis, size in enumerate(value.shape)]
+    shape = reduced_shape(value, dims, keepdim=given["keepdim"])
     kind = {"max": "larger", "amax": "larger", "min": "smaller", "amin": "smaller"}.get(call.name)
     pairs = kind is not None and math.prod(value.shape[axis] for axis in dims) == 2
-    return call.fresh(value, 1.0, shape, method, *((kind, value) if pairs else ()))
+    return call.fresh(value, 1.0, shape, method, *((kind, dims, value) if pairs else ()))
 
 
 def _window(given: dict[str, Any], dims: int) -> tuple[list[int], list[int], list[int]]:
-    kernel = _each(given["kernel_size"], dims)
+    kernel = each(given["kernel_size"], dims)
     stride = given["stride"]
-    chosen = kernel if stride is None or stride == [] or stride == () else _each(stride, dims)
-    return kernel, chosen, _each(given["padding"], dims)
+    chosen = kernel if stride is None or stride == [] or stride == () else each(stride, dims)
+    return kernel, chosen, each(given["padding"], dims)
 
 
 def _spatial(call: Call, value: Value, dims: int) -> tuple[int, ...]:
@@ -168,6 +193,5 @@ def _matrix(size: int, pool: Callable[..., Tensor], *settings: Any) -> Tensor:
     return pool(torch.eye(size, dtype=torch.float64)[:, None], *settings)[:, 0].T
 
 
-def _each(argument: Any, dims: int) -> list[int]:
-    values = [int(item) for item in argument] if isinstance(argument, Sequence) else [int(argument)]
-    return values * dims if len(values) == 1 else values
+def _each_of(argument: Any, dims: int) -> list[Any]:
+    return list(argument) if isinstance(argument, Sequence) else [argument] * dims

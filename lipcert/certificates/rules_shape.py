@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from lipcert.certificates.call import Call
 from lipcert.certificates.rounding import up
-from lipcert.certificates.signal import Signal, Value, joined, joint_bound
-from lipcert.certificates.walk import Call
+from lipcert.certificates.signal import Signal, Value, joined, joint_bound, signals_in
 
 LOOKS = (
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "__len__", "is_contiguous"),
@@ -27,7 +28,30 @@ MOVES = (
 )
 """Operations whose result holds nothing but elements of their input, and zeros."""
 
+CONVERSIONS = ("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda")
+
 BLANKS = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor")
+
+MEASURES = (
+    *(
+        "gt",
+        "lt",
+        "ge",
+        "le",
+        "eq",
+        "ne",
+        "greater",
+        "less",
+        "isclose",
+        "allclose",
+        "equal",
+        "isnan",
+        "isfinite",
+        "argmax",
+    ),
+    *("argmin", "argsort", "nonzero", "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__"),
+    *("__array__", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__", "__contains__", "__iter__"),
+)
 
 _COPIES = {"repeat", "tile", "repeat_interleave", "roll", "flip", "fliplr", "flipud", "rot90", "index_select", "clone"}
 
@@ -36,6 +60,11 @@ def look(call: Call) -> Any:
     """Answer a question about a signal's shape or type."""
     with torch._C.DisableTorchFunctionSubclass():
         return call.func(*call.args, **call.kwargs)
+
+
+def measure(call: Call) -> Any:
+    """Refuse comparisons and Python numbers made of the network's input: control flow, masks, other libraries."""
+    call.refuse("expected no comparison, index or Python number that depends on the network's input")
 
 
 def move(call: Call) -> Any:
@@ -52,7 +81,7 @@ def _emit_moved(call: Call, signal: Signal, moved: Any) -> Any:
         if moved.shape == signal.value.shape and moved.index is signal.value.index and not call.in_place:
             return signal
         return call.emit(moved, _use(moved, signal.value), "rearrangement", alias=alias)
-    call.walk.record(call, 1.0, "rearrangement")
+    call.walk.record(call.name, 1.0, "rearrangement")
     return type(moved)(call.signal(part, alias=alias) for part in moved)
 
 
@@ -62,6 +91,18 @@ def _use(moved: Value, before: Value) -> float:
         return 1.0
     ratio = moved.gain / before.gain
     return ratio if ratio == 1 else up(ratio)
+
+
+def assign(call: Call) -> Signal:
+    """``x[key] = constant``."""
+    target, key, written = call.args
+    value = call.value(target)
+    call.constants_only(written)
+    if signals_in(key):
+        call.refuse("expected positions that do not depend on the network's input")
+    index = value.index.clone()
+    index[key] = 0.0
+    return call.emit(Value(value.anchor, index, value.scale, value.exact), 1.0, "rearrangement")
 
 
 def move_like(call: Call) -> Any:
@@ -80,19 +121,19 @@ def pad(call: Call) -> Any:
     call.constants_only(given["pad"], given["value"])
     mode, widths = given["mode"], [int(width) for width in given["pad"]]
     moved = value.rearranged(lambda index: torch.nn.functional.pad(index, widths, mode=mode))
-    moved = Value(moved.anchor, moved.index, moved.scale, (mode, value, tuple(widths)))
+    moved = Value(moved.anchor, moved.index, moved.scale, moved.exact, ("pad", mode, value, tuple(widths)))
     return call.emit(moved, _use(moved, value), f"{mode} padding")
 
 
 def convert(call: Call) -> Any:
     """Conversions between float32 and float64, and moves between devices."""
     signal = call.args[0]
-    targets = {"float": torch.float32, "double": torch.float64, "cpu": None, "cuda": None}
+    targets = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
     wanted = [targets.get(call.name), *call.args[1:], *call.kwargs.values()]
+    wanted = [item.dtype if isinstance(item, Tensor) else item for item in wanted]
     dtypes = [item for item in wanted if isinstance(item, torch.dtype)]
     if any(item not in (torch.float32, torch.float64) for item in dtypes):
         call.refuse("expected no conversion but to float32 or float64")
-    call.constants_only(call.args[1:], call.kwargs)
     dtype = dtypes[0] if dtypes else signal.dtype
     return signal if dtype == signal.dtype else Signal(call.value(signal), call.walk, dtype, signal.memory)
 
@@ -112,15 +153,29 @@ def concatenate(call: Call) -> Any:
     first = call.value(signals[0])
     values = [_part(item, first) for item in given["tensors"]]
     gather = torch.stack if call.name == "stack" else torch.cat
+    halves = _positive_and_negative_part(values)
+    if halves is not None:
+        shape = gather([value.index for value in values], dim=dim).shape
+        return call.fresh(halves, 1.0, shape, "positive and negative part: as one element at a time")
     result = joined(values, lambda parts: gather(parts, dim=dim))
     if result.anchor is first.anchor:
         return call.emit(result, _use(result, first), "rearrangement")
-    if not all(value.keeps_samples_apart for value in values if value.index.any()):
-        call.refuse("expected tensors whose first dimension is the batch")
+    call.apart(*values)
     sorted_bound = _sorted_bound(values)
     if sorted_bound is None:
         return call.emit(result, 1.0, "root of the sum of squares")
     return call.emit(Value.fresh(sorted_bound, result.shape), 1.0, "both orders of the same pairs: a sort")
+
+
+def _positive_and_negative_part(values: list[Value]) -> Value | None:
+    """The value whose ReLU and whose negative's ReLU these are: of each element one part varies at a time."""
+    if len(values) != 2 or not all(value.origin[:1] == ("relu",) for value in values):
+        return None
+    first, second = (value.origin[1] for value in values)
+    for one, other in ((first, second), (second, first)):
+        if other.origin[:1] == ("neg",) and other.origin[1] is one:
+            return one  # type: ignore[no-any-return]
+    return None
 
 
 def _part(item: Any, first: Value) -> Value:
@@ -137,7 +192,9 @@ def _sorted_bound(values: list[Value]) -> float | None:
     """Bound of the larger and the smaller of pairs side by side: together they are a permutation of the pairs."""
     if len(values) != 2 or not all(value.is_whole and value.anchor.origin for value in values):
         return None
-    (first, *pair), (second, *other) = (value.anchor.origin for value in values)
-    if {first, second} != {"larger", "smaller"} or any(a is not b for a, b in zip(pair, other, strict=True)):
+    (first, dims, *pair), (second, other_dims, *other) = (value.anchor.origin for value in values)
+    if {first, second} != {"larger", "smaller"} or dims != other_dims:
+        return None
+    if len(pair) != len(other) or any(a is not b for a, b in zip(pair, other, strict=True)):
         return None
     return joint_bound(pair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,12 +25,31 @@ class Anchor:
     Attributes:
         bound: sound upper bound of its L2 Lipschitz constant as a function of the network's input.
         size: number of elements of one sample.
-        origin: the operation and the values that it came from, where a later rule can use them.
+        origin: the operation and what it was given, where a later rule can use that.
+        terms: linear operations whose sum this is, none if it is not linear in anything.
     """
 
     bound: float
     size: int
     origin: tuple[Any, ...] = ()
+    terms: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A linear operation on a value, apart from constants that it adds.
+
+    Attributes:
+        source: what it is applied to.
+        apply: the operation on float64 tensors of any batch size.
+        absolute: the same with the absolute values of all weights.
+        roundings: how many roundings one of its results takes.
+    """
+
+    source: Value
+    apply: Callable[[Tensor], Tensor]
+    absolute: Callable[[Tensor], Tensor]
+    roundings: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +64,22 @@ class Value:
         anchor: the intermediate result a.
         index: float64, 1 + position of the element i(e) in the batch of anchors, 0 for a constant; shape of the tensor.
         scale: s, one for all elements or one each.
-        padding: mode, value before and widths, if this is what a padding returned.
+        exact: whether every element is the anchor's element plus a constant, not a function of it.
+        origin: the operation and what it was given, where a later rule can use that.
     """
 
     anchor: Anchor
     index: Tensor
     scale: Tensor | float = 1.0
-    padding: tuple[str, Value, tuple[int, ...]] | None = None
+    exact: bool = True
+    origin: tuple[Any, ...] = ()
 
     @classmethod
-    def fresh(cls, bound: float, shape: Sequence[int], *origin: Any) -> Value:
+    def fresh(cls, bound: float, shape: Sequence[int], *origin: Any, terms: tuple[Term, ...] = ()) -> Value:
         """Return the value that is its own anchor."""
         count = torch.Size(shape).numel()
         index = torch.arange(1, count + 1, dtype=torch.float64).reshape(tuple(shape))
-        return cls(Anchor(bound, count // BATCH, origin), index)
+        return cls(Anchor(bound, count // BATCH, origin, terms), index)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,10 +93,11 @@ class Value:
         if isinstance(self.scale, float):
             uses = int(torch.bincount(positions)[1:].max()) if bool((positions > 0).any()) else 0
             return product_up(self.scale, sqrt_up(float(uses)))
-        largest = float(self.scale.max())
-        if largest == 0:
-            return 0.0
-        ratios = (self.scale.flatten() / largest).square() * (positions > 0)
+        scale = torch.where(self.index > 0, self.scale, 0.0).flatten()
+        largest = float(scale.max())
+        if largest in (0.0, math.inf):
+            return largest
+        ratios = (scale / largest).square()
         total = float(torch.bincount(positions, weights=ratios).max())
         return product_up(largest, sqrt_up(product_up(total, 1 + 2 * gamma(positions.numel() + 8))))
 
@@ -85,12 +108,10 @@ class Value:
 
     @cached_property
     def is_whole(self) -> bool:
-        """Whether this is the anchor itself, at most reshaped."""
+        """Whether this is the anchor itself, at most reshaped and translated."""
         count = BATCH * self.anchor.size
         return bool(
-            self.scale == 1.0
-            and self.index.numel() == count
-            and (self.index.flatten() == torch.arange(1, count + 1)).all()
+            self.exact and self.index.numel() == count and (self.index.flatten() == torch.arange(1, count + 1)).all()
         )
 
     @cached_property
@@ -101,37 +122,51 @@ class Value:
         first, second = self.index
         return bool((first <= self.anchor.size).all() and ((second > self.anchor.size) | (second == 0)).all())
 
+    @cached_property
+    def treats_samples_alike(self) -> bool:
+        """Whether both samples of the batch are rearranged in the same way."""
+        if not self.keeps_samples_apart:
+            return False
+        first, second = self.index
+        return bool((second == torch.where(first > 0, first + self.anchor.size, 0.0)).all())
+
+    @property
+    def size(self) -> int:
+        """Number of elements of one sample."""
+        return self.index[0].numel()
+
     def scaled(self, factor: Tensor | float) -> Value:
         """Return the value after an elementwise function with this slope: a number, or a tensor of the same shape."""
         if isinstance(factor, float) and isinstance(self.scale, float):
-            return Value(self.anchor, self.index, product_up(self.scale, factor))
+            return Value(self.anchor, self.index, product_up(self.scale, factor), exact=False)
         product = torch.as_tensor(self.scale, dtype=torch.float64) * factor
         exact = torch.as_tensor(factor == 0) | torch.as_tensor(self.scale == 0)
         rounded = torch.where(exact, 0.0, product.nextafter(torch.tensor(torch.inf, dtype=torch.float64)))
-        return Value(self.anchor, self.index, rounded.expand(self.shape))
+        return Value(self.anchor, self.index, rounded.expand(self.shape), exact=False)
 
     def rearranged(self, move: Callable[[Tensor], Any]) -> Any:
         """Return the value(s) after an operation that only moves, repeats or drops elements."""
         moved = move(self.index)
         scales = self.scale if isinstance(self.scale, float) else move(self.scale.contiguous())
         if isinstance(moved, Tensor):
-            return Value(self.anchor, moved, scales)
+            return Value(self.anchor, moved, scales, self.exact)
         if isinstance(scales, float):
-            return type(moved)(Value(self.anchor, part, scales) for part in moved)
-        return type(moved)(Value(self.anchor, part, scale) for part, scale in zip(moved, scales, strict=True))
+            return type(moved)(Value(self.anchor, part, scales, self.exact) for part in moved)
+        return type(moved)(
+            Value(self.anchor, part, scale, self.exact) for part, scale in zip(moved, scales, strict=True)
+        )
 
 
 def joined(values: Sequence[Value], join: Callable[[list[Tensor]], Tensor], *origin: Any) -> Value:
     """Return the value that an operation such as concatenation makes of values: exact where they share their anchor."""
-    anchors = {id(value.anchor) for value in values}
-    if len(anchors) == 1:
+    if len({id(value.anchor) for value in values}) == 1:
+        anchor, exact = values[0].anchor, all(value.exact for value in values)
         index = join([value.index for value in values])
-        if len({value.scale for value in values if isinstance(value.scale, float)}) == 1 and all(
-            isinstance(value.scale, float) for value in values
-        ):
-            return Value(values[0].anchor, index, values[0].scale)
+        uniform = {value.scale for value in values if isinstance(value.scale, float)}
+        if len(uniform) == 1 and all(isinstance(value.scale, float) for value in values):
+            return Value(anchor, index, uniform.pop(), exact)
         scales = [torch.as_tensor(value.scale, dtype=torch.float64).expand(value.shape) for value in values]
-        return Value(values[0].anchor, index, join(scales))
+        return Value(anchor, index, join(scales), exact)
     shape = join([value.index for value in values]).shape
     return Value.fresh(joint_bound(values), shape, *origin)
 
@@ -179,6 +214,17 @@ class Signal(Tensor):
         signal.memory = memory or Memory()
         signal.version = signal.memory.version
         return signal
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing was written to this memory through another view since."""
+        return self.version == self.memory.version
+
+    def write(self, value: Value) -> None:
+        """Replace the value, as an operation in place does."""
+        self.memory.version += 1
+        self.version = self.memory.version
+        self.value = value
 
     @classmethod
     def __torch_function__(

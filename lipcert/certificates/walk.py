@@ -1,106 +1,27 @@
-"""Runs a network on signals and keeps one row for every operation."""
+"""Runs a network on stand-ins and keeps one row for every operation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules import module as hooks
+from torch.nn.utils import parametrize
 
+from lipcert.certificates.call import Call
 from lipcert.certificates.certificate import LayerBound
-from lipcert.certificates.rounding import product_up
-from lipcert.certificates.signal import Signal, Value, signals_in
+from lipcert.certificates.rounding import up
+from lipcert.certificates.signal import Signal, signals_in
 from lipcert.errors import InputError
 
-
-@dataclass
-class Call:
-    """One operation on at least one signal, while a network runs.
-
-    Attributes:
-        walk: the run that it belongs to.
-        name: the operation's name, for example ``"conv2d"``.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        func: the function itself.
-        in_place: whether the result is to replace the first argument.
-    """
-
-    walk: Walk
-    name: str
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    in_place: bool = False
-
-    def bind(self, *required: str, **optional: Any) -> dict[str, Any]:
-        """Return the arguments by name: the required ones, then the optional ones with their defaults, in order."""
-        names = (*required, *optional)
-        if len(self.args) > len(names) or not set(self.kwargs) <= set(names):
-            self.refuse(f"expected no arguments but {', '.join(names)}")
-        bound = {**optional, **dict(zip(names, self.args, strict=False)), **self.kwargs}
-        if not set(required) <= set(bound):
-            self.refuse(f"expected the arguments {', '.join(required)}")
-        return bound
-
-    def value(self, argument: Any) -> Value:
-        """Return the value of an argument that has to be a signal."""
-        if not isinstance(argument, Signal):
-            self.refuse("expected its input to come from the network's input")
-        if argument.version != argument.memory.version:
-            self.refuse("expected a tensor that was not written to through another view of its memory")
-        return argument.value
-
-    def constant(self, argument: Any) -> Tensor:
-        """Return an argument that has to be a constant, in float64."""
-        if signals_in(argument):
-            self.refuse("expected at most one factor that depends on the network's input")
-        return torch.as_tensor(argument).detach().to("cpu", torch.float64)
-
-    def constants_only(self, *arguments: Any) -> None:
-        """Refuse arguments that depend on the network's input."""
-        for argument in arguments:
-            if signals_in(argument):
-                self.refuse("expected parameters that do not depend on the network's input")
-
-    def emit(self, value: Value, gain: float, method: str, *, alias: Signal | None = None) -> Signal:
-        """Record a row and return the operation's result.
-
-        Args:
-            value: the result.
-            gain: Lipschitz constant of the operation, for the row.
-            method: how it was bounded, for the row.
-            alias: the argument whose memory the result may share.
-        """
-        self.walk.record(self, gain, method)
-        return self.signal(value, alias=alias)
-
-    def signal(self, value: Value, *, alias: Signal | None = None) -> Signal:
-        """Return a value as the operation's result."""
-        source = signals_in((self.args, self.kwargs))[0]
-        return Signal(value, self.walk, source.dtype, alias.memory if alias is not None else None)
-
-    def fresh(self, source: Value, gain: float, shape: Sequence[int], method: str, *origin: Any) -> Signal:
-        """Record an operation from one value to a new anchor, and return its result."""
-        if not source.keeps_samples_apart or shape[0] != source.shape[0]:
-            self.refuse("expected an operation that keeps the samples of a batch apart, along the first dimension")
-        return self.emit(Value.fresh(product_up(source.bound, gain), shape, *origin), gain, method)
-
-    def meta_shape(self) -> tuple[int, ...]:
-        """Return the shape that the operation gives."""
-        with torch.no_grad():
-            result = self.func(*_meta(self.args), **_meta(self.kwargs))
-        return tuple(result.shape)
-
-    def refuse(self, reason: str) -> NoReturn:
-        """Say that this operation cannot be bounded."""
-        raise InputError(f"{reason}, got {self.name} in {self.walk.place}")
-
-
 Rule = Callable[[Call], Any]
+
+_TRIVIAL = ("rearrangement", "translation", "product with a constant")
+_LIBRARIES = ("torch.nn.", "deel.torchlip.", "orthogonium.", "lipcert.layers.")
 
 
 @dataclass(frozen=True)
@@ -113,6 +34,15 @@ class Operation:
 
 
 @dataclass
+class _Frame:
+    """A module that is running."""
+
+    module: nn.Module
+    first_row: int
+    inputs: list[float]
+
+
+@dataclass
 class Walk:
     """Interprets the operations of a network and keeps the proof.
 
@@ -121,13 +51,15 @@ class Walk:
         operations: the known functions.
         layers: modules that are taken as a whole, by exact type.
         rows: the proof so far.
+        refused: the first operation that could not be bounded, even if the network went on without it.
     """
 
     model: nn.Module
     operations: Callable[[Any], Operation | None]
     layers: Mapping[type[nn.Module], Rule]
     rows: list[LayerBound] = field(default_factory=list)
-    _stack: list[nn.Module] = field(default_factory=list)
+    refused: InputError | None = None
+    _frames: list[_Frame] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Remember the path of every module."""
@@ -140,47 +72,51 @@ class Walk:
         return f"layer {name!r}" if name else "the network's own forward"
 
     def _name(self) -> str:
-        return next((self._names[id(module)] for module in reversed(self._stack) if id(module) in self._names), "")
+        known = (self._names[id(frame.module)] for frame in reversed(self._frames) if id(frame.module) in self._names)
+        return next(known, "")
 
-    def record(self, call: Call, gain: float, method: str) -> None:
+    def record(self, name: str, gain: float, method: str) -> None:
         """Add a row to the proof."""
-        module = self._stack[-1] if self._stack else None
-        is_layer = module is not None and module is not self.model and not _has_layers(module)
-        kind = type(module).__name__.removeprefix("Parametrized") if is_layer else call.name
+        module = self._frames[-1].module if self._frames else None
+        kind = _layer_type(module).__name__ if module is not None and _is_layer(module) else name
         self.rows.append(LayerBound(self._name(), kind, gain, method))
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of an operation on signals, by its rule."""
         operation = self.operations(func)
-        name = operation.name if operation else getattr(func, "__name__", None) or str(func)
+        name = operation.name if operation else str(getattr(func, "__name__", None) or func)
         call = Call(self, name, func, args, kwargs)
-        if operation is None:
-            call.refuse("expected an operation with a known Lipschitz constant")
-        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            call.refuse("expected an operation outside of autocast")
-        if kwargs.pop("out", None) is not None:
-            call.refuse("expected an operation without out=")
-        call.in_place = operation.in_place or bool(kwargs.pop("inplace", False))
-        for signal in signals_in((args, kwargs)):
-            call.value(signal)
         try:
-            result = operation.rule(call)
+            return self._answer(call, operation)
         except InputError as error:
-            if self.place in str(error):
-                raise
-            raise InputError(f"{error}, in {name} of {self.place}") from error
+            if self.place not in str(error):
+                error = InputError(f"{error}, in {name} of {self.place}")
+            self.refused = self.refused or error
+            raise error from None
+
+    def _answer(self, call: Call, operation: Operation | None) -> Any:
+        if operation is None:
+            call.refuse("expected an operation with a known finite Lipschitz constant")
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            call.refuse("expected no autocast")
+        if call.kwargs.pop("out", None) is not None:
+            call.refuse("expected no out=")
+        call.in_place = operation.in_place or bool(call.kwargs.pop("inplace", False))
+        for item in (*call.args, *call.kwargs.values()):
+            if isinstance(item, torch.dtype) and item not in (torch.float32, torch.float64):
+                call.refuse(f"expected float32 or float64, got {item}")
+        for signal in signals_in((call.args, call.kwargs)):
+            call.value(signal)
+        result = operation.rule(call)
         return _written(call, result) if call.in_place else result
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Follow which module runs, and let whole layers answer for themselves."""
-        entered = nn.modules.module.register_module_forward_pre_hook(lambda module, _: self._stack.append(module))
-        left = nn.modules.module.register_module_forward_hook(lambda *_: self._leave(), always_call=True)
-        whole = [
-            module
-            for module in self.model.modules()
-            if type(module) in self.layers and "forward" not in module.__dict__
-        ]
+        entered = hooks.register_module_forward_pre_hook(self._enter)
+        left = hooks.register_module_forward_hook(self._leave, always_call=True)
+        whole = [module for module in self.model.modules() if type(module) in self.layers]
+        whole = [module for module in whole if "forward" not in module.__dict__]
         for module in whole:
             module.__dict__["forward"] = _whole_layer(self, module, self.layers[type(module)])
         try:
@@ -191,12 +127,32 @@ class Walk:
             entered.remove()
             left.remove()
 
-    def _leave(self) -> None:
-        self._stack.pop()
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        inputs = [signal.value.bound for signal in signals_in(args)] if _is_layer(module) else []
+        self._frames.append(_Frame(module, len(self.rows), inputs))
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Merge the rows of a library layer with one input and one output into one."""
+        frame = self._frames.pop()
+        rows = self.rows[frame.first_row :]
+        if len(rows) < 2 or len(frame.inputs) != 1 or not isinstance(output, Signal) or frame.inputs[0] == 0:
+            return
+        ratio = output.value.bound / frame.inputs[0]
+        telling = [row.method for row in rows if row.upper_bound != 1.0 or row.method not in _TRIVIAL]
+        methods = dict.fromkeys(telling or [rows[-1].method])
+        merged = LayerBound(rows[0].name, rows[0].kind, ratio if ratio == 1 else up(ratio), ", ".join(methods))
+        self.rows[frame.first_row :] = [merged]
 
 
-def _has_layers(module: nn.Module) -> bool:
-    return any(name != "parametrizations" for name, _ in module.named_children())
+def _is_layer(module: nn.Module | None) -> bool:
+    """Whether this is a single layer of a library, whose operations make up one row of the proof."""
+    if module is None or not _layer_type(module).__module__.startswith(_LIBRARIES):
+        return False
+    return all(name == "parametrizations" for name, _ in module.named_children())
+
+
+def _layer_type(module: nn.Module) -> type:
+    return type(module).__mro__[1] if parametrize.is_parametrized(module) else type(module)
 
 
 def _whole_layer(walk: Walk, module: nn.Module, rule: Rule) -> Callable[..., Any]:
@@ -208,20 +164,8 @@ def _whole_layer(walk: Walk, module: nn.Module, rule: Rule) -> Callable[..., Any
 
 def _written(call: Call, result: Signal) -> Signal:
     """Let an operation replace its first argument; other views of the same memory become unusable."""
-    target = call.args[0]
+    target = call.args[0] if call.args else None
     if not isinstance(target, Signal) or target.value.shape != result.value.shape:
         call.refuse("expected an operation in place that writes to a tensor of its result's shape")
-    target.memory.version += 1
-    target.version = target.memory.version
-    target.value = result.value
+    target.write(result.value)
     return target
-
-
-def _meta(tree: Any) -> Any:
-    if isinstance(tree, Signal):
-        return torch.empty(tree.value.shape, device="meta", dtype=torch.float64)
-    if isinstance(tree, Tensor):
-        return tree.detach().to("meta", torch.float64 if tree.is_floating_point() else tree.dtype)
-    if isinstance(tree, dict):
-        return {key: _meta(item) for key, item in tree.items()}
-    return type(tree)(_meta(item) for item in tree) if type(tree) in (list, tuple) else tree

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 
 from lipcert.data.augment import Augmentation
 from lipcert.data.image_set import ImageSet
@@ -16,6 +17,45 @@ from lipcert.errors import InputError
 Split: TypeAlias = Literal["train", "val", "test"]
 
 _SPLIT_SEED = 20170825  # a constant, so that no training seed can move images between training and validation
+
+
+def check_size(argument: str, size: int | float) -> None:
+    """Refuse what is neither a number of images nor a share of them.
+
+    Args:
+        argument: name for the message.
+        size: an integer >= 0, or a share below 1.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if size < 0 or (size > 1 and size != int(size)) or size != size:
+        raise InputError(f"expected {argument} >= 0, a whole number or a share below 1, got {size}")
+
+
+def held_out(total: int, size: int | float, argument: str) -> tuple[Tensor, Tensor]:
+    """Draw images to hold out, by a constant seed.
+
+    Args:
+        total: number of images N.
+        size: number of images to hold out, or their share if below 1.
+        argument: name of the size for the message.
+
+    Returns:
+        Positions that are kept and positions that are held out, both int64 in ascending order.
+
+    Raises:
+        InputError: nothing would be held out, or nothing kept.
+
+    Example:
+        >>> [len(positions) for positions in held_out(50, 0.1, "val_size")]
+        [45, 5]
+    """
+    count = round(total * size) if size < 1 else int(size)
+    if not 0 < count < total:
+        raise InputError(f"expected {argument} to hold out at least one and fewer than {total} images, got {size}")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    return order[count:].sort().values, order[:count].sort().values
 
 
 class ImageData(LightningDataModule):
@@ -28,7 +68,7 @@ class ImageData(LightningDataModule):
     Args:
         batch_size: training images a batch, on each process.
         eval_batch_size: validation or test images a batch, on each process.
-        val_size: number of training images held out for validation; 0 for none.
+        val_size: number, or share if below 1, of training images held out for validation; 0 for none.
         augment: random changes of training batches, applied in this order.
         seed: seed of order and augmentation; by default the seed of the run.
         root: folder of the files; by default they are looked up.
@@ -38,26 +78,22 @@ class ImageData(LightningDataModule):
     """
 
     name: str
-    class_names: tuple[str, ...]
 
     def __init__(
         self,
         *,
         batch_size: int = 100,
         eval_batch_size: int = 1000,
-        val_size: int = 5000,
+        val_size: int | float = 5000,
         augment: list[Augmentation] | None = None,
         seed: int | None = None,
         root: str | Path | None = None,
     ) -> None:
         super().__init__()
-        for argument, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("val_size", val_size, 0),
-        ):
-            if value < least:
-                raise InputError(f"expected {argument} >= {least}, got {value}")
+        for argument, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise InputError(f"expected {argument} >= 1, got {value}")
+        check_size("val_size", val_size)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
@@ -65,6 +101,11 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.root = root
         self._splits: dict[Split, ImageSet] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in the order of the labels."""
+        raise NotImplementedError
 
     @property
     def num_classes(self) -> int:
@@ -103,12 +144,9 @@ class ImageData(LightningDataModule):
             self._splits |= {"train": train, "val": self._checked("val")}
         elif self.val_size == 0:
             self._splits["train"] = train
-        elif self.val_size >= len(train):
-            raise InputError(f"expected val_size < {len(train)}, the training images, got {self.val_size}")
         else:
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-            held_out, kept = order[: self.val_size], order[self.val_size :]
-            self._splits |= {"train": train.subset(kept.sort().values), "val": train.subset(held_out.sort().values)}
+            kept, validated = held_out(len(train), self.val_size, "val_size")
+            self._splits |= {"train": train.subset(kept), "val": train.subset(validated)}
 
     def _checked(self, part: Split) -> ImageSet:
         images = self._read(part)

@@ -51,9 +51,30 @@ def places(name: str, explicit: Path | str | None = None) -> tuple[Path, ...]:
     if explicit is not None:
         folder = Path(explicit).expanduser()
         return folder, folder / name
+    return tuple(root / name for root in _roots())
+
+
+def find_path(path: Path | str) -> Path:
+    """An existing file or folder: the path itself, or else the first below the places where data sets lie.
+
+    Args:
+        path: as the user gave it; relative to the working folder or to one of the places.
+
+    Raises:
+        InputError: found nowhere; the message names all places.
+    """
+    given = Path(path).expanduser()
+    candidates = (given, *(root / given for root in _roots()))
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    tried = ", ".join(map(str, dict.fromkeys(candidates)))
+    raise InputError(f"expected a file or folder {path}, found none of {tried}; set LIPCERT_DATA or correct the path")
+
+
+def _roots() -> tuple[Path, ...]:
     variable = os.environ.get("LIPCERT_DATA")
-    from_environment = (Path(variable).expanduser() / name,) if variable else ()
-    return *from_environment, SYSTEM_FOLDER / name, cache_folder() / name
+    return *((Path(variable).expanduser(),) if variable else ()), SYSTEM_FOLDER, cache_folder()
 
 
 def find(
@@ -89,7 +110,7 @@ def find(
         found = _first_in([cache_folder() / name], layouts)
     if found:
         return found
-    wanted = " or ".join(", ".join(layout) for layout in layouts)
+    wanted = " or ".join(", ".join(layout if len(layout) < 5 else (layout[0], "...", layout[-1])) for layout in layouts)
     remedy = "pass the right folder" if explicit is not None else "put them there, set LIPCERT_DATA or pass a folder"
     raise InputError(f"expected the {name} files ({wanted}) in {', '.join(map(str, tried))}{problem}; {remedy}")
 
@@ -121,6 +142,8 @@ def _download(name: str, downloads: Sequence[Download]) -> str:
                 path=cache_folder() / name,
                 downloader=pooch.HTTPDownloader(progressbar=True),
             )
-        except (OSError, ValueError) as error:  # no network, no space; another checksum
+        except OSError as error:  # no network, no space
+            return f", and downloading {download.url} failed ({error.strerror or type(error).__name__})"
+        except ValueError as error:  # another checksum
             return f", and downloading {download.url} failed ({' '.join(str(error).split())})"
     return ""

@@ -22,7 +22,7 @@ class FashionMNISTMini(FashionMNIST):
     Args:
         batch_size: training images a batch, on each process.
         eval_batch_size: validation or test images a batch, on each process.
-        val_size: number of training images held out for validation; 0 for none.
+        val_size: number, or share if below 1, of training images held out for validation; 0 for none.
         augment: random changes of training batches, applied in this order.
         seed: seed of order and augmentation; by default the seed of the run.
         root: folder of the files; by default the one in the package.
@@ -47,7 +47,7 @@ class FashionMNISTMini(FashionMNIST):
         *,
         batch_size: int = 100,
         eval_batch_size: int = 1000,
-        val_size: int = 500,
+        val_size: int | float = 500,
         augment: list[Augmentation] | None = None,
         seed: int | None = None,
         root: str | Path | None = None,

@@ -11,10 +11,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lipcert.export import export
+from lipcert.deployment import export
+from lipcert.metrics import MeanLoss
 
 Batch = tuple[Tensor, Tensor]
 Stage = Literal["train", "val", "test"]
@@ -64,7 +65,7 @@ class Classifier(LightningModule):
     def make_meters(self) -> dict[str, Metric]:
         """Return the metrics of one stage by name."""
         return {
-            "loss": MeanMetric(),
+            "loss": MeanLoss(),
             "accuracy": MulticlassAccuracy(self.num_classes, average="micro", validate_args=False),
         }
 
@@ -76,7 +77,7 @@ class Classifier(LightningModule):
 
     def meters_of(self, stage: Stage) -> dict[str, Metric]:
         """Return the metrics of one stage by name."""
-        return dict(self.meters[f"{stage}_"].items())  # type: ignore[operator, arg-type]
+        return dict(self.meters[f"{stage}_"].items())  # type: ignore[operator]
 
     def report(self, stage: Stage) -> dict[str, Tensor]:
         """Return the scalars that are logged at the end of an epoch, by name."""

@@ -11,8 +11,11 @@ def generator():
 
 def flip_one_by_one(inputs, p):
     chosen = torch.rand(len(inputs), generator=generator()) < p
-    return torch.stack([image[:, :, torch.arange(image.shape[2] - 1, -1, -1)] if c else image
-                        for image, c in zip(inputs, chosen.tolist(), strict=True)])  # fmt: skip
+    out = inputs.clone()
+    for n in chosen.nonzero().flatten().tolist():
+        for column in range(inputs.shape[3]):
+            out[n, :, :, column] = inputs[n, :, :, inputs.shape[3] - 1 - column]
+    return out
 
 
 def crop_one_by_one(inputs, padding):

@@ -30,11 +30,11 @@ def members(images):
     return set(images.images[:, 0, 0, 0].tolist())
 
 
-@pytest.mark.parametrize("val_size", [1, 10, 39])
+@pytest.mark.parametrize("val_size", [1, 10, 0.25, 39])
 def test_training_and_validation_are_a_partition_that_no_seed_moves(val_size):
     data = Given(val_size=val_size)
     train, val = members(data.split("train")), members(data.split("val"))
-    assert len(val) == val_size
+    assert len(val) == (10 if val_size == 0.25 else val_size)
     assert not train & val
     assert train | val == set(range(40))
     torch.manual_seed(123)
@@ -70,8 +70,10 @@ def test_the_seed_is_the_argument_or_else_that_of_the_run():
     [
         ({"batch_size": 0}, "batch_size >= 1, got 0"),
         ({"eval_batch_size": 0}, "eval_batch_size >= 1, got 0"),
-        ({"val_size": -1}, "val_size >= 0, got -1"),
-        ({"val_size": 40}, "val_size < 40, the training images, got 40"),
+        ({"val_size": -1}, "val_size >= 0, .* got -1"),
+        ({"val_size": 2.5}, "val_size >= 0, a whole number or a share below 1, got 2.5"),
+        ({"val_size": 40}, "val_size to hold out at least one and fewer than 40 images, got 40"),
+        ({"val_size": 0.001}, "val_size to hold out at least one and fewer than 40 images, got 0.001"),
     ],
 )
 def test_sizes_out_of_range_are_refused(options, message):

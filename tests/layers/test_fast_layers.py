@@ -4,7 +4,7 @@ import pytest
 import torch
 from deel import torchlip
 
-from lipcert.export import export
+from lipcert.deployment import export
 from lipcert.layers import GroupSort2, L2NormPool2d
 
 PAIRS = [

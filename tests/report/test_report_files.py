@@ -86,15 +86,21 @@ def test_same_result_gives_the_same_bytes(tmp_path):
     assert first == second
 
 
+@pytest.fixture(scope="module")
+def two_reports(tmp_path_factory):
+    """The contents of two reports that differ in every file."""
+    old, new = (tmp_path_factory.mktemp(name) for name in ("old", "new"))
+    write_report(refuted_result(), old)
+    write_report(refuted_result_later(), new)
+    return contents(old), contents(new)
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize("failing", range(4))
-def test_a_failing_write_leaves_whole_files_only(tmp_path, monkeypatch, step, failing):
-    write_report(refuted_result(), tmp_path)
-    old = contents(tmp_path)
-    new = contents(write_report(refuted_result_later(), tmp_path / "new").parent)
-    for path in (tmp_path / "new").iterdir():
-        path.unlink()
-    (tmp_path / "new").rmdir()
+def test_a_failing_write_leaves_whole_files_only(tmp_path, monkeypatch, two_reports, step, failing):
+    old, new = two_reports
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
     calls = []
     owner, real = (os, os.fsync) if step == "fsync" else (Path, Path.replace)
 

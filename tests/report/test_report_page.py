@@ -25,7 +25,7 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.words, self.open = [], [], []
+        self.tags, self.words, self.figure_words, self.open = [], [], [], []
         self.feed(html)
         assert self.open == []
 
@@ -43,6 +43,8 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if "style" not in self.open:
             self.words.append(data)
+        if "svg" in self.open:
+            self.figure_words.append(data)
 
     @property
     def text(self):
@@ -129,6 +131,11 @@ def test_hostile_text_is_shown_and_not_run():
     shown = " ".join(HOSTILE.split())
     for sentence in (f"on {shown}, {shown} split", f"“{shown}” margin rule", f"Arithmetic: {shown}."):
         assert sentence in page.text
+
+
+@pytest.mark.parametrize("name", ["$5$", "id=#010203", "<b>&amp;", "\u732b", "a_b^c"])
+def test_a_figure_shows_class_names_as_they_are(name):
+    assert name in Page(render_html(tiny_result(class_names=(name, "dog", "emu")))).figure_words
 
 
 def test_pass_says_so_first():

@@ -1,0 +1,79 @@
+"""Keep the figures of a run as a results file: measured again on the deployed network, with its audit if there is one.
+
+    python experiments/keep.py runs/fashion_mnist_hkr experiments/results/fashion_mnist/hkr.json \\
+        --command "python -m lipcert.train --config experiments/fashion_mnist/hkr.yaml"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipcert import load_run
+from lipcert.certificates import certify
+from lipcert.errors import one_line_errors
+from lipcert.files import write_atomically
+from lipcert.runs import Run, RunPaths
+from lipcert.summary import measure_certificates
+
+
+def audit_figures(run: Run) -> dict[str, Any]:
+    """The verdict of the run's audit and, image by image, its distances over two radii: the best rule's and margin / 2."""
+    path = run.directory / "audit" / "report.json"
+    if not path.is_file():
+        return {}
+    report = json.loads(path.read_text())
+    rows = [line.split(",") for line in (run.directory / "audit" / "samples.csv").read_text().splitlines()]
+    columns = {name: position for position, name in enumerate(rows[0])}
+    attacked = [row for row in rows[1:] if row[columns["distance"]]]
+    index = torch.tensor([int(row[columns["index"]]) for row in attacked])
+    half_margin = certify(run.network, run.data.split("test").inputs(index), rule="per-class").radius.tolist()
+    images = [
+        {
+            "index": int(row[columns["index"]]),
+            "label": int(row[columns["label"]]),
+            "radius": float(row[columns["radius"]]),
+            "per_class_radius": radius,
+            "distance": float(row[columns["distance"]]),
+        }
+        for row, radius in zip(attacked, half_margin, strict=True)
+    ]
+    return {
+        "audit": {name: report[name] for name in ("verdict", "command", "attacks", "tightness")} | {"images": images}
+    }
+
+
+def keep(run: Run, command: str) -> dict[str, Any]:
+    """The results record of a run."""
+    summary = json.loads(RunPaths(run.directory).summary.read_text())
+    epsilons = [float(epsilon) for epsilon in summary["certified_accuracy"]]
+    measured = measure_certificates(run.network, run.data.split("test"), epsilons=epsilons)
+    threads = os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    hardware = f"{os.cpu_count()} CPU cores, {threads} threads, {platform.machine()}"
+    return (
+        summary | measured | {"command": command, "hardware": hardware, "seeds": [summary["seed"]]} | audit_figures(run)
+    )
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("output", type=Path, help="results file to write")
+    parser.add_argument("--command", required=True, help="the command that made the run, for the record")
+    options = parser.parse_args()
+    with one_line_errors("keep"):
+        record = keep(load_run(options.run), options.command)
+        write_atomically(options.output, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+        print(f"{options.output}: ACR {record['average_certified_radius']:.4f}, KR {record['kr']:.4f}", file=sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

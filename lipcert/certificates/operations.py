@@ -1,0 +1,116 @@
+"""What is known about torch: the name of each function, method or operator, and the rule that bounds it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from deel import torchlip
+from torch import nn
+
+from lipcert.certificates import rules_conv, rules_linear, rules_norm, rules_pointwise, rules_pool, rules_shape
+from lipcert.certificates.activations import ELEMENTWISE
+from lipcert.certificates.call import Call
+from lipcert.certificates.signal import Signal
+from lipcert.certificates.walk import Operation, Rule
+
+
+def _householder(call: Call) -> Signal:
+    """A reflection on one side of a hyperplane, nothing on the other, equal on the hyperplane itself."""
+    given = call.bind("module", "z", axis=1)
+    value = call.value(given["z"])
+    return call.fresh(value, 1.0, value.shape, "reflection")
+
+
+LAYERS: dict[type[nn.Module], Rule] = {torchlip.HouseHolder: _householder}
+"""Modules taken as a whole, by exact type; every other one is run."""
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(rules_shape.LOOKS, rules_shape.look),
+    **dict.fromkeys(rules_shape.MOVES, rules_shape.move),
+    **dict.fromkeys(("view_as", "reshape_as", "expand_as"), rules_shape.move_like),
+    **dict.fromkeys(
+        ("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda"), rules_shape.convert
+    ),
+    **dict.fromkeys(rules_shape.BLANKS, rules_shape.blank),
+    **dict.fromkeys(rules_shape.MEASURES, rules_shape.measure),
+    **dict.fromkeys(("cat", "concat", "concatenate", "stack"), rules_shape.concatenate),
+    "pad": rules_shape.pad,
+    "__setitem__": rules_shape.assign,
+    **dict.fromkeys(ELEMENTWISE, rules_pointwise.elementwise),
+    "prelu": rules_pointwise.prelu,
+    **dict.fromkeys(rules_pointwise.DROPOUTS, rules_pointwise.keep),
+    **dict.fromkeys(("add", "sub"), rules_pointwise.add),
+    "rsub": rules_pointwise.subtract_from,
+    "mul": rules_pointwise.multiply,
+    "div": rules_pointwise.divide,
+    "batch_norm": rules_norm.batch_norm,
+    "layer_norm": rules_norm.layer_norm,
+    "group_norm": rules_norm.group_norm,
+    "instance_norm": rules_norm.instance_norm,
+    **dict.fromkeys(("maximum", "minimum"), rules_pointwise.extremum),
+    "where": rules_pointwise.where,
+    "masked_fill": rules_pointwise.masked_fill,
+    "linear": rules_linear.linear,
+    **dict.fromkeys(("matmul", "mm", "rmatmul"), rules_linear.matmul),
+    "addmm": rules_linear.addmm,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), rules_conv.convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), rules_conv.transposed_convolution),
+    **dict.fromkeys(("sum", "mean"), rules_linear.reduce_sum),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), rules_pool.average_pool),
+    **dict.fromkeys(
+        ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), rules_pool.adaptive_average_pool
+    ),
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), rules_pool.max_pool),
+    **dict.fromkeys(
+        ("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"), rules_pool.adaptive_max_pool
+    ),
+    **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), rules_pool.norm_pool),
+    "interpolate": rules_pool.interpolate,
+    **dict.fromkeys(("norm", "linalg.vector_norm"), rules_pool.reduce_norm),
+    **dict.fromkeys(("amax", "amin", "logsumexp", "max", "min"), rules_pool.extreme),
+    "sort": rules_pool.sort,
+    **dict.fromkeys(("softmax", "log_softmax"), rules_pool.softmax),
+}
+"""A row an operation; its other spellings follow below."""
+
+_SPELLINGS = {
+    "add": ("__add__", "__radd__"),
+    "sub": ("__sub__", "subtract"),
+    "rsub": ("__rsub__",),
+    "mul": ("__mul__", "__rmul__", "multiply"),
+    "div": ("__truediv__", "divide", "true_divide"),
+    "matmul": ("__matmul__",),
+    "rmatmul": ("__rmatmul__",),
+    "neg": ("__neg__",),
+    "positive": ("__pos__",),
+    "abs": ("__abs__",),
+}
+_IN_PLACE = {"add": ("__iadd__",), "sub": ("__isub__",), "mul": ("__imul__",), "div": ("__itruediv__", "__idiv__")}
+_NAMESPACES = (torch, torch.Tensor, torch.nn.functional, torch._C._nn, torch.special)
+
+
+def _known_functions() -> dict[Any, Operation]:
+    known: dict[Any, Operation] = {}
+    for name, rule in RULES.items():
+        spellings = [(name, name == "__setitem__"), (f"{name}_", True)]
+        spellings += [(other, False) for other in _SPELLINGS.get(name, ())]
+        spellings += [(f"{other}_", True) for other in _SPELLINGS.get(name, ()) if not other.endswith("_")]
+        spellings += [(other, True) for other in _IN_PLACE.get(name, ())]
+        for spelling, in_place in spellings:
+            for namespace in _NAMESPACES:
+                if hasattr(namespace, spelling):
+                    known.setdefault(getattr(namespace, spelling), Operation(name, rule, in_place))
+    known[torch.linalg.vector_norm] = Operation("linalg.vector_norm", rules_pool.reduce_norm)
+    return known
+
+
+_KNOWN = _known_functions()
+
+
+def operation_of(func: Any) -> Operation | None:
+    """Return what is known about a torch function, None if nothing is."""
+    if getattr(func, "__name__", None) == "__get__":
+        name = f"get:{func.__self__.__name__}"
+        return Operation(name, RULES[name]) if name in RULES else None
+    return _KNOWN.get(func)

@@ -1,0 +1,58 @@
+"""What a reader must know before trusting an audit: one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from lipcert.harness.result import AttackRow, SampleRow
+
+SHOWN = 10
+
+
+def caveats(
+    rows: Sequence[SampleRow], attacks: Sequence[AttackRow], *, classes: int, boundary: Collection[int] = ()
+) -> tuple[str, ...]:
+    """Return the warnings that follow from what was measured.
+
+    Args:
+        rows: every sample of the split.
+        attacks: what every attack did.
+        classes: number of classes K.
+        boundary: samples whose deployed network changes class just inside the radius, by rounding alone.
+
+    Example:
+        >>> rows = [SampleRow(0, 1, 1, 0.5), SampleRow(1, 0, 0, 0.2)]
+        >>> caveats(rows, [], classes=2)
+        ('No certificate was attacked: the verdict says nothing about them.',)
+    """
+    attacked = [row for row in rows if row.attacked]
+    right = sum(row.correct for row in rows)
+    found: list[str] = []
+    if not attacked:
+        found.append("No certificate was attacked: the verdict says nothing about them.")
+    elif len(attacked) < len(rows):
+        found.append(f"{len(attacked):,} of {len(rows):,} certificates were attacked; the others were not tried.")
+    missed = [row.index for row in attacked if row.distance is None]
+    if missed:
+        found.append(f"No adversarial example was found for {_samples(missed)}: their certificates were not tested.")
+    empty = [row.index for row in attacked if row.radius == 0]
+    if empty:
+        found.append(f"Nothing is certified (radius 0) for {_samples(empty)}, which were attacked all the same.")
+    for attack in attacks:
+        if attack.samples < len(attacked):
+            found.append(f"{attack.name} was run on {attack.samples:,} of the {len(attacked):,} attacked samples.")
+    if right * classes <= len(rows):
+        found.append(f"The network is no better than chance: {right:,} of {len(rows):,} right, {classes} classes.")
+    if boundary:
+        found.append(
+            f"Rounding: the deployed network changes class just inside the radius of {_samples(sorted(boundary))}, "
+            "the real-valued network that is certified does not."
+        )
+    return tuple(found)
+
+
+def _samples(indices: Sequence[int]) -> str:
+    shown = ", ".join(str(index) for index in indices[:SHOWN])
+    rest = len(indices) - SHOWN
+    plural = "sample" if len(indices) == 1 else f"{len(indices):,} samples"
+    return f"{plural} ({shown}{f' and {rest:,} more' if rest > 0 else ''})"

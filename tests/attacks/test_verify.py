@@ -1,0 +1,122 @@
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from linear_problem import linear_network
+from torch import nn
+
+from lipcert.attacks import verify
+from lipcert.attacks.verify import distance_upper_bound
+from lipcert.errors import InputError
+
+# class 0 where the single pixel is above 0.25, class 1 below
+NETWORK = linear_network(torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, 0.25]))
+
+
+def pixel(*values):
+    return torch.tensor(values).view(-1, 1, 1, 1)
+
+
+def check(candidate, *, start=0.5, label=0, network=NETWORK):
+    return verify(network, pixel(start), torch.tensor([label]), pixel(candidate))
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        pytest.param(0.5, id="the clean image"),
+        pytest.param(1.0, id="white: same class"),
+        pytest.param(math.nan, id="nan"),
+        pytest.param(-math.inf, id="infinite"),
+        pytest.param(-1e-7, id="just below the box"),
+        pytest.param(-5.0, id="far outside"),
+        pytest.param(0.25, id="a tie goes to the first class"),
+    ],
+)
+def test_what_is_no_adversarial_example_is_not_believed(candidate):
+    found = check(candidate)
+    assert not found.success.item()
+    assert not found.confirmed.item()
+    assert found.distance.item() == math.inf
+    assert found.prediction.item() == 0
+
+
+def test_above_the_box_is_not_believed():
+    assert check(1.0, start=0.0, label=1).success.item()
+    assert not check(math.nextafter(1, 2) + 1e-6, start=0.0, label=1).success.item()
+
+
+def test_black_is_believed_only_at_its_true_distance():
+    found = check(0.0)
+    assert found.success.item()
+    assert found.confirmed.item()
+    assert found.prediction.item() == 1
+    assert 0.5 <= found.distance.item() < 0.5 + 1e-12
+
+
+def test_candidates_are_judged_one_by_one():
+    inputs, labels = pixel(0.5, 0.5, 0.5, 0.1), torch.tensor([0, 0, 0, 1])
+    found = verify(NETWORK, inputs, labels, pixel(0.125, math.nan, 0.3, 0.9), batch_size=2)
+    assert found.success.tolist() == [True, False, False, True]
+    assert [round(value, 6) for value in found.distance.tolist()] == [0.375, math.inf, math.inf, 0.8]
+
+
+class BatchDependent(nn.Module):
+    """Gives another class to whatever it reads together with something else."""
+
+    def forward(self, inputs):
+        other = torch.full((len(inputs),), float(len(inputs) > 1))
+        return torch.stack([torch.full_like(other, 0.5), other], dim=1)
+
+
+def test_an_example_that_needs_company_is_none():
+    network, inputs, labels = BatchDependent().eval(), pixel(0.5, 0.5), torch.tensor([0, 0])
+    assert network(inputs).argmax(1).tolist() == [1, 1]
+    assert verify(network, inputs, labels, inputs).success.tolist() == [False, False]
+
+
+class Cancelling(nn.Module):
+    """Loses the input's small numbers in float32 only."""
+
+    def forward(self, inputs):
+        swallowed = (inputs.flatten(1) + 1e8) - 1e8
+        return torch.cat([swallowed, torch.full_like(swallowed, 0.25)], dim=1)
+
+
+def test_what_only_float32_sees_is_not_confirmed():
+    found = check(0.75, network=Cancelling().eval())
+    assert found.success.item()
+    assert not found.confirmed.item()
+
+
+def exact_square(candidate, image):
+    return sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(candidate, image, strict=True))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-30, 1e-44])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_are_never_below_the_exact_ones(scale, dtype):
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.rand(20, 49, generator=generator).to(dtype) / 3  # full mantissas: float32 differences would round
+    inputs[10:] = 0
+    candidates = (inputs + scale * torch.rand(20, 49, generator=generator).to(dtype) / 7).clamp(0, 1)
+    bounds = distance_upper_bound(inputs, candidates).tolist()
+    for bound, candidate, image in zip(bounds, candidates.tolist(), inputs.tolist(), strict=True):
+        square = exact_square(candidate, image)
+        assert Fraction(bound) ** 2 >= square
+        # 53 roundings of 2^-53 each, and an absolute 7e-150 for squares that underflow
+        assert Fraction(bound) ** 2 <= square * (1 + Fraction(1, 10**13)) + Fraction(1, 10**200)
+
+
+def test_even_underflowing_squares_count():
+    image, candidate = torch.zeros(1, 3, dtype=torch.float64), torch.full((1, 3), 1e-200, dtype=torch.float64)
+    assert distance_upper_bound(image, candidate).item() >= math.sqrt(3) * 1e-200
+    assert distance_upper_bound(image, image).item() == 0
+
+
+def test_other_shapes_and_types_are_refused():
+    with pytest.raises(InputError, match="expected candidates"):
+        verify(NETWORK, pixel(0.5), torch.tensor([0]), pixel(0.5, 0.5))
+    with pytest.raises(InputError, match="expected candidates"):
+        verify(NETWORK, pixel(0.5), torch.tensor([0]), pixel(0.5).double())

@@ -1,0 +1,280 @@
+import errno
+import functools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from linear_problem import linear_problem
+from safetensors.numpy import load_file
+
+from lipcert.attacks import CarliniWagner
+from lipcert.audit import main
+from lipcert.certificates import certify
+from lipcert.data import ImageSet
+from lipcert.harness import run_audit
+
+NETWORK, PIXELS, PREDICTION, DISTANCE = linear_problem(samples=12)
+QUICK = ["--steps", "120", "--binary-search-steps", "1"]
+
+
+class TinyData:
+    name = "tiny"
+    class_names = ("a", "b", "c", "d")
+
+    def __init__(self, images):
+        self.images = images
+
+    def split(self, which):
+        assert which == "test"
+        return self.images
+
+
+class FloatImages:
+    """Images that are floats already, as a data module of the user's own may hand over."""
+
+    def __init__(self, inputs, labels):
+        self.all, self.labels, self.sha256 = inputs, labels, "0" * 64
+
+    def inputs(self, indices=None):
+        return self.all if indices is None else self.all[indices]
+
+    def __len__(self):
+        return len(self.labels)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run directory whose contents are handed over without reading; ``run.data`` can be exchanged."""
+    directory = tmp_path / "runs" / "tiny"
+    directory.mkdir(parents=True)
+    loaded = SimpleNamespace(
+        directory=directory,
+        network=NETWORK,
+        data=TinyData(ImageSet(PIXELS, PREDICTION)),
+        network_sha256="f" * 64,
+    )
+    monkeypatch.setattr("lipcert.runs.load_run", lambda path: loaded)
+    return loaded
+
+
+@pytest.fixture
+def inflated(monkeypatch):
+    """Radii one and a half times as large as they may be."""
+
+    def certifier(model, inputs):
+        certificate = certify(model, inputs)
+        return replace(certificate, radius=1.5 * certificate.radius)
+
+    monkeypatch.setattr("lipcert.harness.run_audit", functools.partial(run_audit, certifier=certifier))
+
+
+def command(run, *options):
+    return main([str(run.directory), *QUICK, *options])
+
+
+def report(directory):
+    return json.loads((directory / "report.json").read_text())
+
+
+def one_line(capsys):
+    said = capsys.readouterr()
+    [line] = said.err.splitlines()
+    assert line.startswith("lipcert audit: error: ")
+    return line.removeprefix("lipcert audit: error: ")
+
+
+def test_sound_certificates_exit_with_0(run, capsys):
+    assert command(run, "--samples", "12", "--epsilons", "0.05", "0.2") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    *_, last = said.out.splitlines()
+    assert last.split() == ["report", str(run.directory / "audit" / "report.html")]
+    assert said.out.startswith(
+        "verdict         PASS, every attacked certificate stood: 12 of 12 attacked, 0 violated\n"
+    )
+    assert "smallest ratio  1.00, sample " in said.out
+    written = report(run.directory / "audit")
+    assert written["verdict"] == "pass"
+    assert written["model"]["name"] == "tiny"
+    assert written["model"]["sha256"] == "f" * 64
+    assert set(written["empirical_accuracy"]) == {"0.05", "0.2"}
+    assert written["command"].startswith("python -m lipcert.audit ")
+    assert written["command"].endswith("--samples 12 --epsilons 0.05 0.2")
+    assert written["attacks"][0]["forward_passes"] == CarliniWagner(1, 120).forward_budget(12)
+
+
+def test_by_default_one_image_a_class_is_attacked(run, capsys):
+    assert command(run) == 0
+    assert "PASS, every attacked certificate stood: 4 of 12 attacked, 0 violated" in capsys.readouterr().out
+
+
+def test_violated_certificates_exit_with_1_and_keep_the_evidence(run, inflated, capsys, tmp_path):
+    assert command(run, "--samples", "5", "--output", str(tmp_path / "elsewhere")) == 1
+    assert "FAIL, certificates violated: 5 of 12 attacked, 5 violated" in capsys.readouterr().out
+    written = report(tmp_path / "elsewhere")
+    assert written["verdict"] == "fail"
+    assert [violation["index"] for violation in written["violations"]] == [0, 1, 2, 3, 4]
+    saved = load_file(tmp_path / "elsewhere" / "adversarial.safetensors")
+    assert saved["index"].tolist() == [0, 1, 2, 3, 4]
+    classes = NETWORK(torch.from_numpy(saved["adversarial"])).argmax(1)
+    assert bool((classes != PREDICTION[:5]).all())
+    assert not (run.directory / "audit").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: run"),
+        (["RUN", "more"], "more"),
+        (["RUN", "--fast"], "--fast"),
+        (["RUN", "--samples", "0"], "expected --samples >= 1, got 0"),
+        (["RUN", "--samples", "13"], "expected --samples <= 12, the test images, got 13"),
+        (["RUN", "--samples", "few"], "expected a whole number for --samples, got few"),
+        (["RUN", "--steps", "0"], "expected --steps >= 1, got 0"),
+        (["RUN", "--steps", "1.5"], "expected a whole number for --steps, got 1.5"),
+        (["RUN", "--binary-search-steps", "-1"], "expected --binary-search-steps >= 1, got -1"),
+        (["RUN", "--epsilons", "0.1", "-0.5"], "expected every epsilon to be finite and >= 0, got -0.5"),
+        (["RUN", "--epsilons", "nan"], "got nan"),
+        (["RUN", "--epsilons", "1e999"], "epsilon"),
+    ],
+    ids=lambda case: " ".join(case) if isinstance(case, list) else None,
+)
+def test_unusable_options_exit_with_2_and_one_line(run, capsys, arguments, message):
+    assert main([str(run.directory) if word == "RUN" else word for word in arguments]) == 2
+    assert message in one_line(capsys)
+    assert list(run.directory.iterdir()) == []
+
+
+def spoiled(value):
+    inputs = PIXELS.float() / 255
+    inputs[3, 0, 1, 2] = value
+    return FloatImages(inputs, PREDICTION)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        pytest.param(spoiled(torch.nan), "finite", id="nan image"),
+        pytest.param(spoiled(1.5), "in [0, 1]", id="pixel above 1"),
+        pytest.param(spoiled(-0.1), "in [0, 1]", id="pixel below 0"),
+        pytest.param(ImageSet(PIXELS, PREDICTION + 1), "labels from 0 to 3", id="label out of range"),
+        pytest.param(ImageSet(PIXELS, (PREDICTION + 1) % 4), "correctly classified", id="never right"),
+    ],
+)
+def test_unusable_data_exits_with_2_and_one_line(run, capsys, images, message):
+    run.data = TinyData(images)
+    assert command(run) == 2
+    assert message in one_line(capsys)
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["missing", "empty"])
+def test_a_directory_that_is_no_run_exits_with_2_and_one_line(tmp_path, capsys, made):
+    if made:
+        (tmp_path / "run").mkdir()
+    assert main([str(tmp_path / "run")]) == 2
+    assert str(tmp_path / "run") in one_line(capsys)
+
+
+def test_an_output_that_is_a_file_exits_with_2_and_leaves_it(run, capsys, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    assert command(run, "--output", str(tmp_path / "taken")) == 2
+    assert "taken" in one_line(capsys)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def no_space(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_noticed_before_the_work(run, capsys, monkeypatch):
+    assert command(run) == 0
+    capsys.readouterr()
+    before = {path.name: path.read_bytes() for path in (run.directory / "audit").iterdir()}
+    monkeypatch.setattr("lipcert.harness.run_audit", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(os, "fsync", no_space)
+    assert command(run) == 2
+    assert one_line(capsys) == "No space left on device"
+    assert {path.name: path.read_bytes() for path in (run.directory / "audit").iterdir()} == before
+
+
+def test_a_disk_that_fills_up_meanwhile_exits_with_2(run, capsys, monkeypatch):
+    monkeypatch.setattr("lipcert.report.write_report", no_space)
+    assert command(run) == 2
+    assert one_line(capsys) == "No space left on device"
+
+
+def interrupt_at(chunk, monkeypatch):
+    """Ctrl-C when the attack is called for the n-th time."""
+    calls, attack = [], CarliniWagner.run
+
+    def patched(self, model, inputs, labels):
+        calls.append(len(inputs))
+        if len(calls) == chunk:
+            raise KeyboardInterrupt
+        return attack(self, model, inputs, labels)
+
+    monkeypatch.setattr(CarliniWagner, "run", patched)
+    monkeypatch.setattr("lipcert.harness.audit.CHUNK", 3)
+
+
+def test_an_interrupted_audit_writes_what_it_knows_and_exits_with_2(run, capsys, monkeypatch):
+    interrupt_at(3, monkeypatch)
+    assert command(run, "--samples", "12") == 2
+    assert one_line(capsys).startswith("interrupted after 6 samples, none violated; what is known is in ")
+    written = report(run.directory / "audit")
+    assert written["attacks"][0]["samples"] == 6
+    assert "interrupted" in written["warnings"][0]
+
+
+def test_an_interrupted_audit_that_refuted_something_exits_with_1(run, inflated, capsys, monkeypatch):
+    interrupt_at(2, monkeypatch)
+    assert command(run, "--samples", "12") == 1
+    assert "FAIL, certificates violated: 3 of 12 attacked, 3 violated" in capsys.readouterr().out
+
+
+def test_ctrl_c_before_the_attack_exits_with_2(run, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lipcert.harness.run_audit", interrupted)
+    assert command(run) == 2
+    assert "interrupted" in one_line(capsys)
+
+
+def test_a_bug_keeps_its_traceback(run, monkeypatch):
+    def bug(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("lipcert.harness.run_audit", bug)
+    with pytest.raises(RuntimeError, match="a bug"):
+        command(run)
+
+
+def test_help_is_complete_and_imports_nothing_heavy():
+    code = """if True:
+        import sys
+        from lipcert.audit import main
+        code = main(["--help"])
+        heavy = {"torch", "foolbox", "matplotlib", "lightning"} & set(sys.modules)
+        sys.exit(f"imported {heavy}" if heavy else code)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for option in ("RUN", "--samples", "--steps", "--binary-search-steps", "--epsilons", "--output"):
+        assert option in done.stdout
+    assert "python -m lipcert.audit runs/quickstart" in done.stdout
+    assert done.stdout.count("default: ") == 5
+    assert "exit codes: 0" in done.stdout
+
+
+def test_the_module_runs_as_a_command(tmp_path):
+    words = [sys.executable, "-m", "lipcert.audit", str(tmp_path / "none")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
