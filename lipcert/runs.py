@@ -108,7 +108,7 @@ def _build_data(config: Mapping[str, Any]) -> ImageData:
     parser.add_subclass_arguments(ImageData, "data", required=True)
     try:
         parsed = parser.parse_object({"data": config.get("data")})
-        return parser.instantiate_classes(parsed).data  # type: ignore[no-any-return]
+        return parser.instantiate(parsed).data  # type: ignore[no-any-return]
     except InputError:
         raise
     except Exception as error:  # jsonargparse wraps whatever a configuration can get wrong

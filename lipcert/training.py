@@ -6,6 +6,7 @@ import itertools
 import logging
 import platform
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class TrainCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], *, resume: Path | None) -> None:
         self.resume = resume
+        self.command = "python -m lipcert.train " + shlex.join(arguments)
         self.recorder: RunRecorder | None = None
         self.paths: RunPaths | None = None
         from lipcert.train import DESCRIPTION
@@ -174,6 +176,7 @@ def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData) 
         "epochs": len(cli.recorder.rows),
         "best_epoch": checkpoint["epoch"],
         "train_samples": len(data.split("train")),
+        "command": cli.command,
         "seed": cli.seed,
         "versions": versions(),
     }
@@ -216,7 +219,7 @@ _PARSER_NOISE = re.compile(
 
 
 def complaint(message: str) -> str:
-    """Return in one line what a parser complains about, without its list of everything else that would have been fine."""
+    """Return in one line what a parser complains about, without all that would have been fine."""
     lines = (line.strip().removeprefix("- ") for line in message.splitlines())
     return " ".join(line for line in lines if line and not _PARSER_NOISE.match(line)) or "unusable configuration"
 

@@ -125,8 +125,8 @@ class Call:
         if tuple(shape[:1]) != source.shape[:1]:
             self.refuse("expected an operation that keeps the batch as its first dimension")
         bound = product_up(source.bound, gain)
-        together = segment_upper_bound(terms, shape) if terms else None
-        if together is not None and together < bound:
+        together = segment_upper_bound(terms, shape, bound) if terms else bound
+        if together < bound:
             gain = up(together / source.bound)
             bound, method = together, "dense matrix together with the linear operations before it"
         return self.emit(Value.fresh(bound, shape, *origin, terms=terms), gain, method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -21,16 +22,19 @@ def batch_norm(call: Call) -> Signal:
         call.refuse("expected batch normalisation with running statistics, in eval mode")
     value, variance = call.value(given["input"]), call.constant(given["running_var"])
     call.constants_only(given["running_mean"], given["bias"])
-    weight = 1.0 if given["weight"] is None else call.constant(given["weight"]).abs()
+    weight = torch.ones_like(variance) if given["weight"] is None else call.constant(given["weight"])
     denominator = variance + given["eps"]
     if bool((denominator <= 0).any()):
         call.refuse("expected positive running variances")
     # One rounding each in the sum (halved by the root), the root and the quotient.
-    factor = weight / denominator.sqrt() * (1 + 8 * UNIT_ROUNDOFF)
+    signed = weight / denominator.sqrt()
+    factor = signed.abs() * (1 + 8 * UNIT_ROUNDOFF)
     if not bool(torch.isfinite(factor).all()):
         call.refuse("expected a finite factor")
-    shaped = factor.reshape(1, -1, *[1] * (len(value.shape) - 2)).expand(value.shape)
-    return call.emit(value.scaled(shaped), float(factor.max()), "largest factor of a channel")
+    channels = (1, -1, *[1] * (len(value.shape) - 2))
+    result = value.scaled(factor.reshape(channels).expand(value.shape))
+    result = dataclasses.replace(result, origin=("times", value, signed.reshape(channels), True))
+    return call.emit(result, float(factor.max()), "largest factor of a channel")
 
 
 def layer_norm(call: Call) -> Signal:

@@ -61,8 +61,7 @@ def add(call: Call) -> Signal:
     if not isinstance(left, Signal) or not isinstance(right, Signal):
         varying, factor = (left, 1.0) if isinstance(left, Signal) else (right, alpha)
         value = _expanded(call.value(varying), shape)
-        translated = value if factor == 1 and (varying is left or call.name == "add") else value.scaled(factor)
-        return call.emit(translated, factor, "translation")
+        return call.emit(_translated(call, value, factor, varying is left), factor, "translation")
     first, second = (_expanded(call.value(item), shape) for item in (left, right))
     signed = -float(given["alpha"]) if call.name == "sub" else float(given["alpha"])
     apply, absolute = (functools.partial(_times, factor) for factor in (signed, abs(signed)))
@@ -72,14 +71,25 @@ def add(call: Call) -> Signal:
         return call.fresh(call.value(left), 1.0, shape, "centring: an orthogonal projection", terms=terms)
     total = sum_up(first.bound, product_up(alpha, second.bound))
     call.apart(first, second)
-    together = segment_upper_bound(terms, shape)
-    if together is not None and together < total:
+    together = segment_upper_bound(terms, shape, total)
+    if together < total:
         return call.emit(Value.fresh(together, shape, terms=terms), 1.0, "dense matrix of the branches together")
     return call.emit(Value.fresh(total, shape, terms=terms), 1.0, "sum of the branches")
 
 
 def _times(factor: float, inputs: Tensor) -> Tensor:
     return inputs * factor
+
+
+def _translated(call: Call, value: Value, factor: float, first: bool) -> Value:
+    """A value, or its negative, plus a constant: never the same object, nor a mere negative, for rules that compare."""
+    if factor != 1:
+        return value.scaled(factor)
+    if not first and call.name == "sub":
+        return dataclasses.replace(value.scaled(1.0), origin=("times", value, torch.tensor(-1.0).double(), True))
+    if value.origin[:1] == ("neg",):
+        return dataclasses.replace(value, origin=("times", value.origin[1], torch.tensor(-1.0).double(), True))
+    return dataclasses.replace(value)
 
 
 def subtract_from(call: Call) -> Signal:

@@ -20,7 +20,7 @@ _FACTOR_ROUNDINGS = 8
 _AMBIGUOUS_FACTOR_ROUNDINGS = 2**30  # a constant that float32 and float64 read differently, by less than 2^-23
 
 
-def segment_upper_bound(terms: Sequence[Term], shape: Sequence[int]) -> float | None:
+def segment_upper_bound(terms: Sequence[Term], shape: Sequence[int], otherwise: float) -> float:
     r"""Return an upper bound for the sum of linear terms as a function of the network's input.
 
     The operations back to the last nonlinear one make up one matrix M, computed by feeding the identity. With N
@@ -31,60 +31,76 @@ def segment_upper_bound(terms: Sequence[Term], shape: Sequence[int]) -> float | 
     Args:
         terms: what is added up.
         shape: shape of the sum, batch first.
+        otherwise: a bound from the operations one by one.
 
     Returns:
-        The bound; None if there is a single operation, more than one nonlinear result before it, or too large a matrix.
+        The lesser bound; ``otherwise`` for a single operation, more than one nonlinear result before it, or too large a
+        matrix.
     """
     roots: dict[int, Value | Anchor] = {}
+    visited: dict[int, Value] = {}
     for term in terms:
-        _collect_roots(term.source, roots, set())
+        _collect_roots(term.source, roots, visited)
     root = next(iter(roots.values()), None)
     if len(roots) != 1 or root is None or (len(terms) == 1 and _root_of(terms[0].source) is root):
-        return None
-    size = root.size
-    outputs, roundings = math.prod(shape[1:]), _roundings(terms, {})
-    fan_in = max(term.roundings for term in terms)
+        return otherwise
+    # What underflows at some point is less than 2^-1022 there, and the rest of the way multiplies it by no more than
+    # the bound one by one divided by the bound up to there.
+    if min(value.bound for value in visited.values()) < 2.0**-800 * root.bound:
+        return otherwise
+    size, outputs = root.size, math.prod(shape[1:])
     if size > _LARGEST_INPUT or size * outputs > _LARGEST_MATRIX:
-        return None
-    if size * outputs * max(fan_in, min(size, outputs)) > _MULTIPLICATIONS:
-        return None
-    basis = torch.eye(size, dtype=torch.float64)
+        return otherwise
+    if size * outputs * max(*(term.roundings for term in terms), min(size, outputs)) > _MULTIPLICATIONS:
+        return otherwise
+    underflow = product_up(2.0**-100, otherwise)
+    together = product_up(root.bound, _matrix_bound(root, terms, outputs))
+    return min(otherwise, sum_up(together, underflow))
+
+
+def _matrix_bound(root: Value | Anchor, terms: Sequence[Term], outputs: int) -> float:
+    basis = torch.eye(root.size, dtype=torch.float64)
     matrix, absolute = (
-        _Evaluation(root, basis, absolute=flag).total(terms).reshape(size, outputs) for flag in (False, True)
+        _Evaluation(root, basis, absolute=flag).total(terms).reshape(-1, outputs) for flag in (False, True)
     )
     if not bool(torch.isfinite(absolute).all()):
-        return None
+        return math.inf
     scaled, exponent = scale_to_one(matrix)
     norm = 0.0 if scaled is None else scale_back(block_norm_upper_bound(scaled[None]), exponent)
-    relative = product_up(gamma(roundings), 1 + 4 * gamma(roundings + size * outputs))
-    error = product_up(relative, float(torch.linalg.vector_norm(absolute)))
-    return product_up(root.bound, sum_up(norm, error, 2.0**-1000))
+    roundings = _roundings(terms, {})
+    relative = product_up(gamma(roundings), 1 + 4 * gamma(roundings + matrix.numel()))
+    largest, scale = scale_to_one(absolute)
+    size = 0.0 if largest is None else scale_back(float(torch.linalg.vector_norm(largest)), scale)
+    return sum_up(norm, product_up(relative, size))
 
 
 def _root_of(value: Value) -> Value | Anchor | None:
     """The nonlinear result that a value is, at most rearranged; None if linear operations made it."""
     if not _is_linear(value):
         return value
-    if value.origin[:1] in (("times",), ("neg",)) or value.anchor.terms:
-        return None
-    return value.anchor
+    return None if _is_factor(value) or value.anchor.terms else value.anchor
 
 
 def _is_linear(value: Value) -> bool:
-    return (value.exact or value.origin[:1] in (("times",), ("neg",))) and value.treats_samples_alike
+    return (value.exact or _is_factor(value)) and value.treats_samples_alike
 
 
-def _collect_roots(value: Value, roots: dict[int, Value | Anchor], seen: set[int]) -> None:
-    if id(value) in seen or len(roots) > 1:
+def _is_factor(value: Value) -> bool:
+    """Whether this is another value times a constant."""
+    return value.origin[:1] in (("times",), ("neg",))
+
+
+def _collect_roots(value: Value, roots: dict[int, Value | Anchor], visited: dict[int, Value]) -> None:
+    if id(value) in visited or len(roots) > 1:
         return
-    seen.add(id(value))
+    visited[id(value)] = value
     root = _root_of(value)
     if root is not None:
         roots[id(root)] = root
         return
-    sources = [value.origin[1]] if value.origin else [term.source for term in value.anchor.terms]
+    sources = [value.origin[1]] if _is_factor(value) else [term.source for term in value.anchor.terms]
     for source in sources:
-        _collect_roots(source, roots, seen)
+        _collect_roots(source, roots, visited)
 
 
 def _roundings(terms: Sequence[Term], known: dict[int, int]) -> int:
@@ -122,8 +138,8 @@ class _Evaluation:
         if value is self.root:
             return self.basis.reshape(-1, *value.shape[1:])
         if value.origin[:1] == ("times",):
-            factor = value.origin[2]
-            return self.value(value.origin[1]).expand(-1, *value.shape[1:]) * (factor.abs() if self.absolute else factor)
+            factor: Tensor = value.origin[2].abs() if self.absolute else value.origin[2]
+            return self.value(value.origin[1]).expand(-1, *value.shape[1:]) * factor
         if value.origin[:1] == ("neg",):
             return self.value(value.origin[1]) * (1 if self.absolute else -1)
         flat = self.anchor(value.anchor)

@@ -107,6 +107,11 @@ class ImageData(LightningDataModule):
         """One name a class, in the order of the labels."""
         raise NotImplementedError
 
+    def __str__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.num_classes} classes, batch_size={self.batch_size}, val_size={self.val_size})"
+        )
+
     @property
     def num_classes(self) -> int:
         """Number of classes K."""

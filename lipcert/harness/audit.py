@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import torch
 import torch.nn as nn
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from lipcert.attacks import Attack, CarliniWagner
 from lipcert.attacks.verify import check_batch

@@ -190,6 +190,19 @@ def shifted_parts(self: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([F.relu(x + 1), F.relu(1 - x)], dim=1)
 
 
+def shifted_part(self: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([F.relu(x + 1), F.relu(-x)], dim=1)
+
+
+def shifted_negative(self: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([F.relu(x), F.relu(-x + 1)], dim=1)
+
+
+def shifted_operand(self: nn.Module, x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=1)
+    return torch.cat([torch.maximum(a, b), torch.minimum(a + 1, b)], dim=1)
+
+
 def same_part(self: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([F.relu(x), F.relu(x)], dim=1)
 

@@ -1,0 +1,72 @@
+"""What the README shows works and is what the results files say."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lipcert
+from lipcert.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_library_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.fullmatch(r"Lipschitz constant <= \d\.\d+, radii \[.*\]\n", capsys.readouterr().out)
+
+
+def test_the_table_is_what_the_results_say():
+    table = runpy.run_path(str(ROOT / "experiments" / "table.py"))
+    assert table["with_table"](README) == README
+
+
+def test_every_file_that_the_readme_names_is_there():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_architecture_section_names_every_room():
+    section = README.split("## Architecture")[1].split("## ")[0]
+    rooms = {
+        path.name for path in (ROOT / "lipcert").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    named = set(re.findall(r"[\w]+(?:\.py)?(?=/| )", section)) | set(re.findall(r"\w+\.py", section))
+    assert rooms - named - {"_version.py"} == set()
+
+
+def test_public_names_are_there_and_imported_late():
+    assert all(hasattr(lipcert, name) for name in lipcert.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = lipcert.nothing
+    check = "import sys, lipcert; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--help"], 0, "lipcert train"),
+        ([], 0, "lipcert audit"),
+        (["--version"], 0, lipcert.__version__),
+        (["frobnicate"], 2, "expected train or audit"),
+    ],
+)
+def test_the_console_script(capsys, arguments, code, text):
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert text in captured.out + captured.err
+
+
+@pytest.mark.parametrize("command", ["train", "audit"])
+def test_the_console_scripts_subcommands(capsys, command):
+    with pytest.raises(SystemExit) as exit_info:
+        raise SystemExit(main([command, "--help"]))
+    assert exit_info.value.code in (0, None)
+    assert f"lipcert.{command}" in capsys.readouterr().out
