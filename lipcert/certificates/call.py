@@ -105,7 +105,8 @@ class Call:
     def signal(self, value: Value, *, alias: Signal | None = None) -> Signal:
         """Return a value as the operation's result."""
         source = signals_in((self.args, self.kwargs))[0]
-        return Signal(value, self.walk, source.dtype, alias.memory if alias is not None else None)
+        memory = alias.memory if alias is not None else None
+        return Signal(value, self.walk, source.precision, source.place, memory)
 
     def fresh(
         self, source: Value, gain: float, shape: Sequence[int], method: str, *origin: Any, terms: tuple[Term, ...] = ()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +28,9 @@ def lipschitz_upper_bound(model: nn.Module, input_shape: Sequence[int]) -> Lipsc
 
     The network's own ``forward`` runs once on a stand-in that carries a bound in place of numbers, so functions,
     methods, operators, hooks, shared layers and parametrisations count as they execute. The bound holds for the
-    real-valued network with these very weights; all arithmetic on bounds rounds upwards.
+    real-valued network with these very weights; all arithmetic on bounds rounds upwards. What it assumes: ``forward``
+    is a function of its input and the weights alone, matrix products and factorisations are sums of IEEE float64
+    products in some order, and the cosine of the platform is good to a few units in the last place.
 
     Args:
         model: any network in eval mode that takes one batch of inputs and returns one tensor, ``(N, ...)``.
@@ -58,8 +64,8 @@ def body_and_head(model: nn.Module, input_shape: Sequence[int]) -> tuple[Lipschi
         input_shape: shape of one input, without the batch.
 
     Returns:
-        The body's bound and the weight ``(K, D)`` in float64; the whole network's bound and None if its last operation
-        is not a linear layer on ``(N, D)``.
+        The body's bound, with the rows of the whole network, and the weight ``(K, D)`` in float64; the whole network's
+        bound and None if its last operation is not a linear layer on ``(N, D)``.
 
     Raises:
         InputError: as for :func:`lipschitz_upper_bound`.
@@ -81,6 +87,8 @@ def _run(model: nn.Module, input_shape: Sequence[int]) -> tuple[Signal, Walk]:
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:
         raise InputError(f"expected a network in eval mode, got train mode in {training[0]}")
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules()):
+        raise InputError("expected the network that torch.compile was given, got a compiled one")
     shape = tuple(int(size) for size in input_shape)
     if any(size < 1 for size in shape) or not shape:
         raise InputError(f"expected an input shape of positive sizes without the batch, got {shape}")
@@ -96,14 +104,26 @@ def _run(model: nn.Module, input_shape: Sequence[int]) -> tuple[Signal, Walk]:
 
 
 def _state(model: nn.Module) -> list[tuple[int, int]]:
-    return [(id(tensor), tensor._version) for tensor in (*model.parameters(), *model.buffers())]
+    tensors = (*model.parameters(), *model.buffers())
+    return [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
+def _nothing_compiled() -> AbstractContextManager[object]:
+    """Run compiled functions as they are written: a compiler would otherwise compile the rules as well."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _randomness() -> tuple[object, ...]:
+    numbers = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), str(numbers)
 
 
 def _forward(model: nn.Module, walk: Walk, shape: tuple[int, ...]) -> Signal:
-    source = Signal(Value.fresh(1.0, (BATCH, *shape)), walk, torch.float32)
-    drawn = torch.get_rng_state()
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    source = Signal(Value.fresh(1.0, (BATCH, *shape)), walk, torch.float32, device)
+    drawn = _randomness()
     try:
-        with walk.watching(), torch.no_grad():
+        with walk.watching(), torch.no_grad(), _nothing_compiled():
             output = model(source)
     except InputError as error:
         raise walk.refused or error from None
@@ -112,7 +132,7 @@ def _forward(model: nn.Module, walk: Walk, shape: tuple[int, ...]) -> Signal:
         raise InputError(f"expected a network that runs on inputs {shape}, got an error: {reason}") from error
     if walk.refused:  # the network caught the refusal and went on in another way
         raise walk.refused
-    if not torch.equal(drawn, torch.get_rng_state()):
+    if drawn != _randomness():
         raise InputError("expected a network that draws no random numbers in eval mode")
     if not isinstance(output, Signal):
         raise InputError(f"expected a network that returns one tensor made of its input, got {type(output).__name__}")

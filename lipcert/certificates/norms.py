@@ -10,7 +10,7 @@ from torch import Tensor
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, gamma, product_up, sqrt_up, sum_up, up
 from lipcert.errors import InputError
 
-_EIGENVALUES_OF_ALL = 3e8
+_EIGENVALUES_OF_ALL = 64
 _ROUNDS = 12
 
 
@@ -140,7 +140,7 @@ def _proved_shift(gram: Tensor) -> float | None:
 def _largest_eigenvalue_estimate(gram: Tensor) -> float:
     """A good guess, from below or above: what is proved does not depend on it."""
     order = gram.shape[-1]
-    if len(gram) > 8 and len(gram) * order**3 > _EIGENVALUES_OF_ALL:
+    if len(gram) > _EIGENVALUES_OF_ALL:
         vectors = torch.ones(len(gram), order, 1, dtype=gram.dtype) + 0.5 * torch.arange(order)[:, None].cos()
         for _ in range(6):
             vectors = gram @ vectors

@@ -11,18 +11,23 @@ from torch import nn
 from lipcert.certificates import rules_conv, rules_linear, rules_norm, rules_pointwise, rules_pool, rules_shape
 from lipcert.certificates.activations import ELEMENTWISE
 from lipcert.certificates.call import Call
+from lipcert.certificates.rules_linear import other_dims
 from lipcert.certificates.signal import Signal
-from lipcert.certificates.walk import Operation, Rule
+from lipcert.certificates.walk import Operation, Rule, WholeLayer
 
 
 def _householder(call: Call) -> Signal:
     """A reflection on one side of a hyperplane, nothing on the other, equal on the hyperplane itself."""
     given = call.bind("module", "z", axis=1)
     value = call.value(given["z"])
+    call.constants_only(given["module"].theta)
+    other_dims(call, given["axis"], len(value.shape))
     return call.fresh(value, 1.0, value.shape, "reflection")
 
 
-LAYERS: dict[type[nn.Module], Rule] = {torchlip.HouseHolder: _householder}
+LAYERS: dict[type[nn.Module], WholeLayer] = {
+    torchlip.HouseHolder: WholeLayer(torchlip.HouseHolder.forward, _householder)
+}
 """Modules taken as a whole, by exact type; every other one is run."""
 
 RULES: dict[str, Rule] = {
@@ -101,6 +106,8 @@ def _known_functions() -> dict[Any, Operation]:
             for namespace in _NAMESPACES:
                 if hasattr(namespace, spelling):
                     known.setdefault(getattr(namespace, spelling), Operation(name, rule, in_place))
+    for other_order in (torch.batch_norm, torch.instance_norm):  # not the arguments of torch.nn.functional
+        known.pop(other_order, None)
     known[torch.linalg.vector_norm] = Operation("linalg.vector_norm", rules_pool.reduce_norm)
     return known
 

@@ -6,18 +6,19 @@ import math
 
 import torch
 
-UNIT_ROUNDOFF = 2.0**-53
-"""Largest relative error of one float64 operation, rounded to nearest."""
-
 
 def unit_roundoff(dtype: torch.dtype) -> float:
-    """Return half the distance from 1 to the next number of a floating-point type.
+    """Return the largest relative error of one operation in a floating-point type, rounded to nearest.
 
     Example:
-        >>> unit_roundoff(torch.float64) == UNIT_ROUNDOFF
+        >>> unit_roundoff(torch.float32) == 2.0**-24
         True
     """
     return torch.finfo(dtype).eps / 2
+
+
+UNIT_ROUNDOFF = unit_roundoff(torch.float64)
+"""Largest relative error of one float64 operation, rounded to nearest."""
 
 
 def up(value: float) -> float:

@@ -149,7 +149,7 @@ def _with_factor(result: Signal, before: Value, factor: Tensor, *, unambiguous: 
 def _readings(call: Call, varying: Any, fixed: Any) -> tuple[Tensor, Tensor]:
     """The absolute value of a constant, as it is written and as torch rounds it to the type of the computation."""
     exact = call.constant(fixed).abs()
-    return exact, exact.to(varying.dtype).double() if isinstance(varying, Signal) else exact
+    return exact, exact.to(varying.precision).double() if isinstance(varying, Signal) else exact
 
 
 def _scaled(call: Call, varying: Any, factor: Tensor, method: str) -> Signal:
@@ -187,7 +187,7 @@ def where(call: Call) -> Signal:
     for side, chosen in ((given["input"], condition), (given["other"], ~condition)):
         if isinstance(side, Signal):
             value = _expanded(call.value(side), shape)
-            parts.append(Value(value.anchor, torch.where(chosen, value.index, 0.0), value.scale, value.exact))
+            parts.append(Value(value.anchor, torch.where(chosen.cpu(), value.index, 0.0), value.scale, value.exact))
     if len(parts) == 1:
         return call.emit(parts[0], 1.0, "choice by a constant condition")
     call.apart(*parts)
@@ -199,7 +199,7 @@ def masked_fill(call: Call) -> Signal:
     given = call.bind("input", "mask", "value")
     value = call.value(given["input"])
     call.constants_only(given["mask"], given["value"])
-    return call.emit(value.rearranged(lambda index: index.masked_fill(given["mask"], 0.0)), 1.0, "rearrangement")
+    return call.emit(value.rearranged(lambda index: index.masked_fill(given["mask"].cpu(), 0.0)), 1.0, "rearrangement")
 
 
 def _expanded(value: Value, shape: tuple[int, ...]) -> Value:

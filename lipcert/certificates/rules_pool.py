@@ -16,6 +16,7 @@ from lipcert.certificates.norms import matrix_norm_upper_bound
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, product_up, sqrt_up, sum_up
 from lipcert.certificates.rules_conv import each
 from lipcert.certificates.rules_linear import other_dims, reduced_shape
+from lipcert.certificates.rules_pointwise import extremum
 from lipcert.certificates.signal import Signal, Term, Value
 
 _EXACT_TO = 1 + 16 * UNIT_ROUNDOFF  # entries of the small matrices below are quotients of small integers
@@ -68,9 +69,12 @@ def interpolate(call: Call) -> Signal:
     settings = {"align_corners": given["align_corners"], "recompute_scale_factor": given["recompute_scale_factor"]}
     for axis, size in enumerate(value.shape[2:]):
         target = {key: _each_of(given[key], dims)[axis] for key in ("size", "scale_factor")}
-        matrix = _matrix(size, functools.partial(F.interpolate, **target, **settings, mode=mode))
-        # The interpolation weights are single roundings of numbers in [0, 1], at most two in a row.
-        gain = product_up(gain, sum_up(matrix_norm_upper_bound(matrix), 2**-40 * math.sqrt(matrix.numel())))
+        resample = functools.partial(F.interpolate, **target, **settings, mode=mode)
+        # Which pixel is the nearest can depend on the type that coordinates are computed in. The weights of linear
+        # interpolation are a few roundings of numbers in [0, 1].
+        matrices = [_matrix(size, resample), _matrix(size, resample, dtype=torch.float32)]
+        norm = max(map(matrix_norm_upper_bound, matrices))
+        gain = product_up(gain, sum_up(norm, 2**-40 * math.sqrt(matrices[0].numel())))
     return call.fresh(value, gain, call.pooled(value), "Kronecker product of matrix norms")
 
 
@@ -135,7 +139,8 @@ def extreme(call: Call) -> Any:
     """``amax``, ``amin``, ``logsumexp``, and ``max`` and ``min`` over a dimension, whose indices are not for use."""
     if call.name in ("max", "min"):
         if any(isinstance(item, Tensor) for item in (*call.args[1:], *call.kwargs.values())):
-            call.refuse("expected torch.maximum or torch.minimum of two tensors")
+            call.name = {"max": "maximum", "min": "minimum"}[call.name]
+            return extremum(call)
         given = call.bind("input", "dim", keepdim=False)
         signal = _contraction(call, given, "one element of disjoint parts")
         return_type = getattr(torch.return_types, call.name)
@@ -188,9 +193,9 @@ def _spatial(call: Call, value: Value, dims: int) -> tuple[int, ...]:
     return value.shape[2:]
 
 
-def _matrix(size: int, pool: Callable[..., Tensor], *settings: Any) -> Tensor:
+def _matrix(size: int, pool: Callable[..., Tensor], *settings: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     """The matrix of a linear map on one dimension, by feeding the identity."""
-    return pool(torch.eye(size, dtype=torch.float64)[:, None], *settings)[:, 0].T
+    return pool(torch.eye(size, dtype=dtype)[:, None], *settings)[:, 0].T
 
 
 def _each_of(argument: Any, dims: int) -> list[Any]:

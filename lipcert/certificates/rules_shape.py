@@ -72,7 +72,18 @@ def move(call: Call) -> Any:
     signal = call.args[0]
     value = call.value(signal)
     call.constants_only(call.args[1:], call.kwargs)
-    return _emit_moved(call, signal, value.rearranged(lambda index: call.func(index, *call.args[1:], **call.kwargs)))
+    if any(isinstance(item, torch.dtype) for item in (*call.args, *call.kwargs.values())):
+        call.refuse("expected no other reading of the same bits")
+    args, kwargs = _on_cpu(call.args[1:]), _on_cpu(call.kwargs)
+    return _emit_moved(call, signal, value.rearranged(lambda index: call.func(index, *args, **kwargs)))
+
+
+def _on_cpu(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.cpu()
+    if isinstance(tree, dict):
+        return {key: _on_cpu(item) for key, item in tree.items()}
+    return type(tree)(_on_cpu(item) for item in tree) if type(tree) in (list, tuple) else tree
 
 
 def _emit_moved(call: Call, signal: Signal, moved: Any) -> Any:
@@ -129,18 +140,23 @@ def convert(call: Call) -> Any:
     """Conversions between float32 and float64, and moves between devices."""
     signal = call.args[0]
     targets = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
-    wanted = [targets.get(call.name), *call.args[1:], *call.kwargs.values()]
+    places = {"cpu": "cpu", "cuda": "cuda"}
+    wanted = [targets.get(call.name), places.get(call.name), *call.args[1:], *call.kwargs.values()]
     wanted = [item.dtype if isinstance(item, Tensor) else item for item in wanted]
     dtypes = [item for item in wanted if isinstance(item, torch.dtype)]
     if any(item not in (torch.float32, torch.float64) for item in dtypes):
         call.refuse("expected no conversion but to float32 or float64")
-    dtype = dtypes[0] if dtypes else signal.dtype
-    return signal if dtype == signal.dtype else Signal(call.value(signal), call.walk, dtype, signal.memory)
+    devices = [torch.device(item) for item in wanted if isinstance(item, str | torch.device)]
+    precision, place = (dtypes or [signal.precision])[0], (devices or [signal.place])[0]
+    if (precision, place) == (signal.precision, signal.place):
+        return signal
+    return Signal(call.value(signal), call.walk, precision, place, signal.memory)
 
 
 def blank(call: Call) -> Any:
     """``zeros_like`` and its kin: constants that take a signal's shape only."""
-    stand_in = torch.zeros(call.args[0].value.shape, dtype=call.args[0].dtype)
+    signal = call.args[0]
+    stand_in = torch.zeros(signal.value.shape, dtype=signal.precision, device=signal.place)
     call.constants_only(call.args[1:], call.kwargs)
     return call.func(stand_in, *call.args[1:], **call.kwargs)
 

@@ -201,16 +201,23 @@ class Signal(Tensor):
     """A tensor without data: every operation on it is answered by an interpreter, and none escapes."""
 
     value: Value
+    interpreter: Interpreter
+    precision: torch.dtype
+    place: torch.device
     memory: Memory
     version: int
-    interpreter: Interpreter
 
     @staticmethod
     def __new__(  # noqa: D102
-        cls, value: Value, interpreter: Interpreter, dtype: torch.dtype, memory: Memory | None = None
+        cls,
+        value: Value,
+        interpreter: Interpreter,
+        precision: torch.dtype,
+        place: torch.device,
+        memory: Memory | None = None,
     ) -> Signal:
-        signal: Signal = Tensor._make_wrapper_subclass(cls, value.shape, dtype=dtype)
-        signal.value, signal.interpreter = value, interpreter
+        signal: Signal = Tensor._make_wrapper_subclass(cls, value.shape, dtype=precision, device=place)
+        signal.value, signal.interpreter, signal.precision, signal.place = value, interpreter, precision, place
         signal.memory = memory or Memory()
         signal.version = signal.memory.version
         return signal

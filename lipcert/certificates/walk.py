@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,14 @@ class Operation:
     in_place: bool = False
 
 
+@dataclass(frozen=True)
+class WholeLayer:
+    """A module that is not run but answered for: the forward that its rule knows, and the rule."""
+
+    forward: Callable[..., Any]
+    rule: Rule
+
+
 @dataclass
 class _Frame:
     """A module that is running."""
@@ -56,10 +65,11 @@ class Walk:
 
     model: nn.Module
     operations: Callable[[Any], Operation | None]
-    layers: Mapping[type[nn.Module], Rule]
+    layers: Mapping[type[nn.Module], WholeLayer]
     rows: list[LayerBound] = field(default_factory=list)
     refused: InputError | None = None
     _frames: list[_Frame] = field(default_factory=list)
+    _thread: int = field(default_factory=threading.get_ident)
 
     def __post_init__(self) -> None:
         """Remember the path of every module."""
@@ -96,7 +106,9 @@ class Walk:
 
     def _answer(self, call: Call, operation: Operation | None) -> Any:
         if operation is None:
-            call.refuse("expected an operation with a known finite Lipschitz constant")
+            raise InputError(
+                f"expected an operation with a known finite Lipschitz constant, got {call.name} in {self.place}"
+            )
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             call.refuse("expected no autocast")
         if call.kwargs.pop("out", None) is not None:
@@ -115,10 +127,9 @@ class Walk:
         """Follow which module runs, and let whole layers answer for themselves."""
         entered = hooks.register_module_forward_pre_hook(self._enter)
         left = hooks.register_module_forward_hook(self._leave, always_call=True)
-        whole = [module for module in self.model.modules() if type(module) in self.layers]
-        whole = [module for module in whole if "forward" not in module.__dict__]
+        whole = [module for module in self.model.modules() if self._is_whole(module)]
         for module in whole:
-            module.__dict__["forward"] = _whole_layer(self, module, self.layers[type(module)])
+            module.__dict__["forward"] = _whole_layer(self, module, self.layers[type(module)].rule)
         try:
             yield
         finally:
@@ -127,12 +138,20 @@ class Walk:
             entered.remove()
             left.remove()
 
+    def _is_whole(self, module: nn.Module) -> bool:
+        layer = self.layers.get(type(module))
+        return layer is not None and "forward" not in module.__dict__ and type(module).forward is layer.forward
+
     def _enter(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         inputs = [signal.value.bound for signal in signals_in(args)] if _is_layer(module) else []
         self._frames.append(_Frame(module, len(self.rows), inputs))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """Merge the rows of a library layer with one input and one output into one."""
+        if threading.get_ident() != self._thread:
+            return
         frame = self._frames.pop()
         rows = self.rows[frame.first_row :]
         if len(rows) < 2 or len(frame.inputs) != 1 or not isinstance(output, Signal) or frame.inputs[0] == 0:

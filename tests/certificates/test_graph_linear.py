@@ -1,4 +1,4 @@
-"""Linear operations in a row are bounded together, as tightly as their dense matrix."""
+"""Linear operations, one by one or in a row, are bounded as tightly as their dense matrix."""
 
 from __future__ import annotations
 
@@ -15,6 +15,53 @@ from lipcert.certificates import segment
 from lipcert.certificates.graph import lipschitz_upper_bound
 
 IMAGE = (2, 6, 6)
+
+
+LINEAR_AND_EXACT: dict[str, Callable[[Tensor], Tensor]] = {
+    "transpose": lambda x: x.transpose(1, 2).mT.permute(0, 3, 1, 2),
+    "reshape": lambda x: x.reshape(x.size(0), -1, 2).unflatten(1, (2, -1)).unsqueeze(1).squeeze(),
+    "crop": lambda x: x[:, :, 1:-1, ::2][..., None, 0],
+    "select": lambda x: x.select(2, 1).narrow(1, 0, 1),
+    "roll and flip": lambda x: torch.roll(x, (1, 2), (2, 3)).flip(2).rot90(1, (2, 3)),
+    "repeat": lambda x: x.repeat(1, 3, 1, 2),
+    "expand": lambda x: x.unsqueeze(1).expand(-1, 5, -1, -1, -1),
+    "repeat interleave": lambda x: torch.repeat_interleave(x, 3, dim=1),
+    "index select": lambda x: x.index_select(1, torch.tensor([1, 1, 0])),
+    "zero pad": lambda x: F.pad(x, (1, 2, 0, 1), value=3.0),
+    "reflect pad": lambda x: F.pad(x, (2, 1, 3, 0), mode="reflect"),
+    "replicate pad": lambda x: F.pad(x, (2, 1, 3, 0), mode="replicate"),
+    "circular pad": lambda x: F.pad(x, (3, 1, 3, 0), mode="circular"),
+    "unfold": lambda x: F.unfold(x, (2, 3), padding=1, stride=2),
+    "unfold one dimension": lambda x: x.unfold(2, 3, 1),
+    "stack of a tensor with a part of itself": lambda x: torch.stack([x, x * 2, torch.zeros_like(x)], dim=1),
+    "chunks joined again": lambda x: torch.cat([part * 3 for part in x.chunk(2, dim=1)][::-1], dim=1),
+    "unbind": lambda x: torch.cat(x.unbind(2), dim=2),
+    "constant choice": lambda x: torch.where(torch.eye(4, dtype=torch.bool), x, 5 * x),
+    "masked": lambda x: x.masked_fill(torch.eye(4, dtype=torch.bool), 7.0).tril(),
+    "product with a tensor": lambda x: x * torch.arange(16.0).reshape(4, 4) / torch.tensor([0.5, -4.0])[:, None, None],
+    "reversed arithmetic": lambda x: 5 - (-3 * x) + torch.ones(4),
+    "sum over a dimension": lambda x: x.sum(dim=(1, 3)),
+    "mean over a dimension": lambda x: x.mean(-1, keepdim=True),
+    "matrix on the right": lambda x: x @ (torch.arange(12.0).reshape(4, 3) - 5),
+    "matrix on the left": lambda x: (torch.arange(12.0).reshape(3, 4) - 5) @ x,
+    "matrix of another type": lambda x: torch.matmul(x.double(), torch.eye(4, dtype=torch.float64) * 2),
+    "patches": lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2), 2),
+    "average pool": lambda x: F.avg_pool2d(x, (2, 3), 1, 1),
+    "bilinear": lambda x: F.interpolate(x, size=(7, 3), mode="bilinear", align_corners=True),
+    "nearest": lambda x: F.interpolate(x, scale_factor=(2.0, 1.5)),
+    "views of one memory": lambda x: x.view_as(x).reshape_as(x).expand_as(x).contiguous().clone().detach(),
+}
+
+
+@pytest.mark.parametrize("function", LINEAR_AND_EXACT.values(), ids=LINEAR_AND_EXACT)
+def test_linear_operations_are_bounded_exactly(function: Callable[[Tensor], Tensor]) -> None:
+    bound = lipschitz_upper_bound(Forward(lambda self, x: function(x)).eval(), (2, 4, 4)).value
+    torch.set_default_dtype(torch.float64)
+    try:
+        exact = dense_norm(function, (2, 4, 4))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert exact * (1 - 1e-12) <= bound <= exact * (1 + 1e-6)
 
 
 def batch_norm() -> nn.BatchNorm2d:

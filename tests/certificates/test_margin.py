@@ -145,3 +145,57 @@ def test_an_unknown_rule_is_refused():
 def test_training_mode_is_refused():
     with pytest.raises(InputError):
         certify(linear_classifier().train(), images())
+
+
+class After(nn.Module):
+    """A linear layer and something after it."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.linear, self.last = linear_classifier(), last
+
+    def forward(self, inputs):
+        return self.last(self.linear(inputs))
+
+
+AFTER = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "abs": torch.abs,
+    "softplus": nn.functional.softplus,
+    "leaky": lambda logits: nn.functional.leaky_relu(logits, -3.0),
+    "double": lambda logits: 2 * logits,
+    "negate": torch.neg,
+    "flip": lambda logits: logits.flip(1),
+    "repeat-one": lambda logits: logits[:, [0, 0, 1, 2, 3]],
+    "log-softmax": lambda logits: logits.log_softmax(1),
+    "minus-first": lambda logits: logits - logits[:, :1],
+    "weights-a-class": lambda logits: logits * torch.tensor([1.0, -1.0, 3.0, 0.5, 1.0]),
+    "sorted": lambda logits: logits.sort(1).values,
+    "residual": lambda logits: logits + torch.relu(logits),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_whatever_follows_the_head_is_counted(name):
+    network = After(AFTER[name]).eval()
+    bounds, _ = class_pair_upper_bounds(network, (1, 3, 4))
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(2000, 1, 3, 4, generator=generator)
+    step = 1e-2 * torch.randn(start.shape, generator=generator)
+    network.double()
+    before, after = network(start.double()), network((start + step).double())
+    change = (after - before)[:, :, None] - (after - before)[:, None]
+    lengths = ((start + step).double() - start.double()).flatten(1).norm(dim=1)
+    slopes = (change.abs() / lengths[:, None, None]).amax(0)
+    # the largest slopes among random directions, and those along the rows of the head, which are extreme
+    off_diagonal = ~torch.eye(5, dtype=torch.bool)
+    assert (slopes <= bounds)[off_diagonal].all()
+    weight = network.linear[1].weight
+    for i in range(5):
+        for j in range(5):
+            direction = (weight[i] - weight[j]).view(1, 1, 3, 4)
+            if i != j:
+                moved = network(start.double() + 1e-3 * direction / direction.norm()) - before
+                slope = ((moved[:, i] - moved[:, j]).abs() / 1e-3).max()
+                assert slope <= bounds[i, j] * (1 + 1e-9)

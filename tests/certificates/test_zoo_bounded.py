@@ -152,6 +152,9 @@ BOUNDED = [
     Bounded("batch centring of torchlip", lambda: torchlip.BatchCentering(2), tight=1.001),
     Bounded("MaxMin of torchlip", lambda: torchlip.MaxMin(), tight=1.001),
     Bounded("GroupSort with a coefficient", lambda: torchlip.GroupSort(3, k_coef_lip=4.0), VECTOR, tight=1.001),
+    Bounded(
+        "Householder reflections of torchlip", lambda: torchlip.HouseHolder(2, theta_initializer="normal"), tight=1.001
+    ),
     Bounded("full sort", lambda: torchlip.FullSort(), VECTOR, tight=1.001),
     Bounded("PReLU steeper than one", lambda: nn.PReLU(init=-5.0), tight=1.001),
     Bounded("leaky ReLU steeper than one", lambda: nn.LeakyReLU(-3.0), tight=1.001),

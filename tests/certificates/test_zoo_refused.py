@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from zoo import VECTOR, Counter, Forward, autocast, in_place_view, not_finite, swallowed_error, twice_the_batch
+from zoo import (
+    VECTOR,
+    Counter,
+    Forward,
+    autocast,
+    compiled,
+    in_place_view,
+    not_finite,
+    reordered,
+    swallowed_error,
+    twice_the_batch,
+)
 
 from lipcert.certificates.graph import lipschitz_upper_bound
 from lipcert.errors import InputError
@@ -49,11 +61,15 @@ REFUSED = [
     Refused("flattened batch", lambda: Forward(lambda self, x: x.reshape(-1)), "batch"),
     Refused("dropout that still drops", lambda: Forward(lambda self, x: F.dropout(x)), "dropout"),
     Refused("random numbers", lambda: Forward(lambda self, x: x * torch.rand(6)), "random"),
+    Refused("random numbers of Python", lambda: Forward(lambda self, x: x * random.random()), "random"),
     Refused("autocast", lambda: Forward(autocast, linear=nn.Linear(6, 3)), "autocast"),
     Refused("half precision", lambda: Forward(lambda self, x: x.half().float()), "expected no conversion"),
     Refused("error that the network swallows", lambda: Forward(swallowed_error), "exp"),
     Refused("counter in a buffer", lambda: Counter(), "change"),
     Refused("batch statistics", lambda: nn.BatchNorm1d(6, track_running_stats=False), "running statistics"),
+    Refused("arguments in another order", lambda: Forward(reordered), "batch_norm"),
+    Refused("other reading of the same bits", lambda: Forward(lambda self, x: x.view(torch.float64).float()), "bits"),
+    Refused("compiled network", lambda: compiled(), "compile"),
     Refused("indices of a maximum", lambda: Forward(lambda self, x: x.max(1)[1].float()), "expected"),
     Refused("weights that are not finite", lambda: not_finite(float("nan")), "nan"),
     Refused("infinite bias", lambda: not_finite(float("inf"), "bias"), "infinity"),
