@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
+from lipcert.parametrized import keep_effective_weights
 
 BUILD_KEY = "lipcert.build"
 
@@ -48,6 +49,7 @@ def export(network: nn.Module) -> nn.Module:
     copied = copy.deepcopy(network)
     _refresh(copied)
     plain = _without_constraints(copied.eval())
+    keep_effective_weights(plain)
     for parameter in plain.parameters():
         parameter.grad = None
     return plain
@@ -71,7 +73,6 @@ def _without_constraints(module: nn.Module) -> nn.Module:
     if hasattr(module, "vanilla_export"):
         with torch.no_grad():
             return module.vanilla_export().eval()  # type: ignore[operator, no-any-return]
-    _keep_effective_weights(module)
     for name, child in module.named_children():
         setattr(module, name, _without_constraints(child))
     return module
@@ -103,20 +104,6 @@ def save_network(plain: nn.Module, path: str | Path, build: Callable[..., nn.Mod
                 raise InputError(f"expected {name} to reload unchanged from {path}")
 
     write_atomically(Path(path), payload, check=prove)
-
-
-def _keep_effective_weights(module: nn.Module) -> None:
-    """Turn parametrised tensors into plain parameters, without ``remove_parametrizations``.
-
-    That function edits the module's class, which a deep copy shares with the network it was copied from.
-    """
-    if not parametrize.is_parametrized(module):
-        return
-    values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
-    del module.parametrizations
-    module.__class__ = parametrize.type_before_parametrizations(module)
-    for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value))
 
 
 def check_export(network: nn.Module, plain: nn.Module, inputs: Tensor) -> None:

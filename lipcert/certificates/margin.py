@@ -11,10 +11,11 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.certificates.certificate import Certificate, LipschitzBound
-from lipcert.certificates.graph import body_and_head, lipschitz_upper_bound
-from lipcert.certificates.norms import matrix_norm_upper_bound, scale_to_one
+from lipcert.certificates.graph import body_and_head
+from lipcert.certificates.norms import matrix_norm_upper_bound
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, gamma, product_up
 from lipcert.errors import InputError
+from lipcert.parametrized import keep_effective_weights
 
 MARGIN_RULES = ("joint", "per-class", "pairwise", "best")
 
@@ -93,14 +94,13 @@ def class_pair_upper_bounds(
     """
     if rule not in MARGIN_RULES:
         raise InputError(f"expected a rule among {', '.join(MARGIN_RULES)}, got {rule!r}")
-    whole = lipschitz_upper_bound(model, input_shape)
     body, head = body_and_head(model, input_shape)
     if head is None:
         if rule not in ("joint", "best"):
             raise InputError(f"expected a network that ends in a linear layer for the {rule} rule")
-        with torch.no_grad():
-            classes = model(torch.zeros(1, *input_shape)).shape[-1]
-        return torch.full((classes, classes), product_up(_ROOT_TWO, whole.value), dtype=torch.float64), whole
+        classes = _number_of_classes(model, input_shape)
+        return torch.full((classes, classes), product_up(_ROOT_TWO, body.value), dtype=torch.float64), body
+    whole = LipschitzBound(product_up(body.value, matrix_norm_upper_bound(head)), body.layers)
     candidates = {
         "joint": _joint_bounds(head),
         "per-class": _per_class_bounds(head),
@@ -132,11 +132,19 @@ def _pairwise_bounds(head: Tensor) -> Tensor:
 
 def _row_norms_upper_bound(rows: Tensor) -> Tensor:
     """Euclidean norms of ``(M, D)`` rows, each entry of which may carry one rounding, from above."""
-    scaled, exponent = scale_to_one(rows)
-    if scaled is None:
-        return torch.zeros(len(rows), dtype=torch.float64)
+    # Row by row a power of two brings the largest entry near 1, so that no square that matters under- or overflows.
+    exponents = torch.frexp(rows.abs().amax(1)).exponent
+    half = exponents // 2
+    scaled = torch.ldexp(torch.ldexp(rows, -half[:, None]), (half - exponents)[:, None])
     norms = torch.linalg.vector_norm(scaled, dim=1) * (1 + gamma(rows.shape[1] + 8))
-    return torch.ldexp(norms, torch.tensor(exponent))
+    restored = torch.ldexp(torch.ldexp(norms, half), exponents - half)
+    return torch.where(norms > 0, torch.nextafter(restored, torch.tensor(math.inf, dtype=torch.float64)), 0)
+
+
+def _number_of_classes(model: nn.Module, input_shape: Sequence[int]) -> int:
+    like = next(model.parameters(), torch.zeros(()))
+    with torch.no_grad():
+        return int(model(torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)).shape[-1])
 
 
 def certify(model: nn.Module, inputs: Tensor, *, rule: str = "best", batch_size: int = 500) -> Certificate:
@@ -189,6 +197,8 @@ def check_inputs(inputs: Tensor) -> None:
 
 def float64_logits(model: nn.Module, inputs: Tensor, *, batch_size: int = 500) -> Tensor:
     """Return the logits ``(N, K)`` of a float64 copy of ``model``, on the CPU."""
-    exact = copy.deepcopy(model).double()
+    exact = copy.deepcopy(model)
+    keep_effective_weights(exact)  # before they are converted: the weights that are bounded are those that execute
+    exact = exact.double()
     with torch.no_grad():
         return torch.cat([exact(chunk.to(dtype=torch.float64)).cpu() for chunk in inputs.split(batch_size)])

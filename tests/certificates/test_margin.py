@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lipcert import InputError, certify
-from lipcert.certificates import MARGIN_RULES, class_pair_upper_bounds, margin_radius
+from lipcert.certificates import MARGIN_RULES, class_pair_upper_bounds, float64_logits, margin_radius
 
 
 def linear_classifier(classes: int = 5, pixels: int = 12, seed: int = 0) -> nn.Module:
@@ -112,6 +112,24 @@ def test_tiny_weights_do_not_underflow_to_a_certificate():
     off_diagonal = ~torch.eye(5, dtype=torch.bool)
     assert (bounds >= exact)[off_diagonal].all()
     assert (bounds > 0)[off_diagonal].all()
+
+
+def test_rows_that_nearly_agree_keep_a_positive_bound():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3, bias=False, dtype=torch.float64)).eval()
+    network[1].weight.data = torch.zeros(3, 12, dtype=torch.float64)
+    network[1].weight.data[0, 0], network[1].weight.data[1, 1], network[1].weight.data[2, 1] = 1.0, 1e-170, 3e-170
+    bounds, _ = class_pair_upper_bounds(network, (1, 3, 4))
+    assert 2e-170 <= bounds[1, 2] < 2.1e-170
+
+
+def test_parametrised_networks_are_certified_as_they_execute():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.orthogonal(nn.Linear(12, 4))).eval()
+    logits = float64_logits(network, images())
+    weight = network[1].weight.detach().double()
+    expected = images().double().flatten(1) @ weight.T + network[1].bias.detach().double()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-14)  # float64 rounding; float32's would be 1e-8
+    assert hasattr(network[1], "parametrizations")
 
 
 def test_without_a_linear_head_only_the_joint_rule_applies():
