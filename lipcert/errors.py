@@ -19,7 +19,7 @@ class InputError(ValueError):
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Turn unusable input and a failing file system into one line on stderr and exit code 2.
+    """Turn unusable input, a failing file system and Ctrl-C into one line on stderr and exit code 2.
 
     Args:
         command: name printed before the message, for example ``"lipcert audit"``.
@@ -30,6 +30,8 @@ def one_line_errors(command: str) -> Iterator[None]:
         message = str(error)
     except OSError as error:  # a full disk, a missing or unreadable file
         message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    except KeyboardInterrupt:
+        message = "interrupted"
     else:
         return
     print(f"{command}: error: {' '.join(message.split())}", file=sys.stderr)

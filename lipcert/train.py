@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command line without the program's name; ``sys.argv`` if None.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    command = shlex.join(["python", "-m", "lipcert.train", *arguments])
     with one_line_errors("lipcert train"):
         resume, arguments = _split_resume(arguments)
         if resume is not None:
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = ["--config", str(QUICKSTART), *arguments]
         from lipcert.training import train
 
-        return train(arguments, resume=resume)
+        return train(arguments, resume=resume, command=command)
     return EXIT_UNUSABLE
 
 

@@ -6,7 +6,6 @@ import itertools
 import logging
 import platform
 import re
-import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from lipcert.data import ImageData
 from lipcert.deployment import check_export, export, load_network, save_network
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
-from lipcert.modules import Classifier, LipschitzClassifier
+from lipcert.modules import Classifier
 from lipcert.runs import RunPaths, write_summary
 from lipcert.summary import measure_certificates
 
@@ -42,7 +41,6 @@ class TrainCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], *, resume: Path | None) -> None:
         self.resume = resume
-        self.command = "python -m lipcert.train " + shlex.join(arguments)
         self.recorder: RunRecorder | None = None
         self.paths: RunPaths | None = None
         from lipcert.train import DESCRIPTION
@@ -68,8 +66,8 @@ class TrainCLI(LightningCLI):
         parser.add_argument(
             "--monitor",
             type=str | None,
-            default="val/average_certified_radius",
-            help="metric whose largest value chooses the best checkpoint; null takes the last",
+            help="metric whose largest value chooses the best checkpoint; by default the classifier's own: "
+            "val/average_certified_radius, or val/accuracy for one without certificates",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -95,6 +93,8 @@ class TrainCLI(LightningCLI):
         trainer = self.config_init["trainer"]
         if trainer.get("fast_dev_run"):
             return super().instantiate_trainer(**kwargs)
+        if self.resume is not None:
+            self._check_checkpoint(RunPaths(self.resume).last)
         directory = self.resume or claim_directory(Path(self.config["output"]) / self.config["name"])
         self.paths = RunPaths(directory)
         write_atomically(self.paths.config, self.parser.dump(self.config, skip_none=False).encode())
@@ -105,9 +105,28 @@ class TrainCLI(LightningCLI):
             default_root_dir=directory, plugins=[*(trainer.get("plugins") or []), AtomicCheckpointIO()], **kwargs
         )
 
+    def _check_checkpoint(self, path: Path) -> None:
+        """Refuse a checkpoint that does not fit before anything of the run is touched."""
+        try:
+            self.model.load_state_dict(load_checkpoint(path)["state_dict"])
+        except RuntimeError as error:
+            raise InputError(f"expected a checkpoint of this configuration's network at {path}: {error}") from error
+
     def _monitor(self) -> str | None:
-        validated = not isinstance(self.datamodule, ImageData) or bool(self.datamodule.val_dataloader())
-        return self.config["monitor"] if validated and isinstance(self.model, LipschitzClassifier) else None
+        if isinstance(self.datamodule, ImageData) and not self.datamodule.val_dataloader():
+            return None
+        own = self.model.monitor if isinstance(self.model, Classifier) else None
+        return self.config["monitor"] or own
+
+    def network_recipe(self) -> tuple[str, dict[str, Any]]:
+        """Return class path and arguments of the configured network."""
+        model = self.config["model"].as_dict()
+        network = model.get("init_args", {}).get("network")
+        if not isinstance(network, dict) or "class_path" not in network:
+            raise InputError(
+                f"expected a network by class path in the configuration of {model['class_path']} to export"
+            )
+        return network["class_path"], network.get("init_args") or {}
 
     def _callbacks(self, trainer: Mapping[str, Any]) -> list[Callback]:
         assert self.recorder is not None
@@ -123,26 +142,23 @@ class TrainCLI(LightningCLI):
         return int(self.config["seed_everything"])
 
 
-def train(arguments: list[str], *, resume: Path | None) -> int:
+def train(arguments: list[str], *, resume: Path | None = None, command: str = "") -> int:
     """Train by the command line ``arguments`` and return the exit code.
 
     Args:
         arguments: options of the command, ``--config`` among them.
         resume: run directory to continue.
+        command: what the user typed, for the record.
 
     Raises:
         InputError: unusable configuration, data or checkpoint, or a loss that is not finite.
     """
     with quiet_lightning():
-        return _train(TrainCLI(arguments, resume=resume))
+        return _train(TrainCLI(arguments, resume=resume), command)
 
 
-def _train(cli: TrainCLI) -> int:
-    checkpoint = None
-    if cli.resume is not None:
-        assert cli.paths is not None
-        load_checkpoint(cli.paths.last)
-        checkpoint = str(cli.paths.last)
+def _train(cli: TrainCLI, command: str) -> int:
+    checkpoint = None if cli.resume is None else str(RunPaths(cli.resume).last)
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # how Lightning ends a fit that was interrupted from the keyboard
@@ -153,18 +169,18 @@ def _train(cli: TrainCLI) -> int:
     if not isinstance(cli.model, Classifier) or not isinstance(cli.datamodule, ImageData):
         print(f"checkpoints are in {cli.paths.directory}; only a lipcert Classifier on ImageData is exported")
         return 0
-    return _finish(cli, cli.paths, cli.model, cli.datamodule)
+    return _finish(cli, cli.paths, cli.model, cli.datamodule, command=command)
 
 
-def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData) -> int:
+def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData, *, command: str) -> int:
     """Export the best network, prove the export, measure it on the test split, and say where everything is."""
     assert cli.recorder is not None
     chosen = paths.best if paths.best.is_file() else paths.last
     checkpoint = load_checkpoint(chosen)
     model.cpu().load_state_dict(checkpoint["state_dict"])
     plain = export(model.network)
-    recipe = cli.config["model"]["init_args"]["network"].as_dict()
-    save_network(plain, paths.network, recipe["class_path"], **(recipe.get("init_args") or {}))
+    class_path, init_args = cli.network_recipe()
+    save_network(plain, paths.network, class_path, **init_args)
     deployed = load_network(paths.network)
     test = data.split("test")
     check_export(model.network, deployed, test.inputs(torch.arange(min(256, len(test)))))
@@ -176,7 +192,7 @@ def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData) 
         "epochs": len(cli.recorder.rows),
         "best_epoch": checkpoint["epoch"],
         "train_samples": len(data.split("train")),
-        "command": cli.command,
+        "command": command,
         "seed": cli.seed,
         "versions": versions(),
     }

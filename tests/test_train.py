@@ -41,6 +41,13 @@ class BrokenLoss(torchlip.HKRMulticlassLoss):
         return loss * math.nan if self.training and BrokenLoss.calls >= 6 else loss
 
 
+class TwoLayers(torch.nn.Sequential):
+    """A network of the user's own."""
+
+    def __init__(self, width: int):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(784, width), torch.nn.ReLU(), torch.nn.Linear(width, 10))
+
+
 def train(output, *arguments, config=None):
     start = [] if config is None else ["--config", str(config)]
     return main([*start, f"--output={output}", *SMALL, *arguments])
@@ -190,6 +197,41 @@ def test_resuming_from_what_is_no_checkpoint(tmp_path, capsys, spoil):
     run = tmp_path / "quickstart"
     (run / "checkpoints" / "last.ckpt").write_bytes(spoil)
     assert "expected a checkpoint" in refused(capsys, f"--resume={run}")
+
+
+def test_resuming_with_another_network_touches_nothing(tmp_path, capsys):
+    train(tmp_path, "--trainer.max_epochs=1")
+    run = tmp_path / "quickstart"
+    before = (run / "config.yaml").read_text()
+    line = refused(capsys, f"--resume={run}", "--model.init_args.network.init_args.hidden=16")
+    assert "expected a checkpoint of this configuration's network" in line
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_any_classifier_network_and_loss_by_class_path(tmp_path):
+    """An unconstrained network, a loss on class indices, a scheduler, no certificates."""
+    config = {
+        "name": "plain",
+        "trainer": {"max_epochs": 1, "limit_train_batches": 3, "enable_progress_bar": False},
+        "model": {
+            "class_path": "lipcert.modules.Classifier",
+            "init_args": {
+                "network": {"class_path": "test_train.TwoLayers", "init_args": {"width": 8}},
+                "loss": {"class_path": "torch.nn.CrossEntropyLoss"},
+                "one_hot": False,
+                "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}},
+                "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 3}},
+                "lr_interval": "step",
+            },
+        },
+        "data": {"class_path": "lipcert.data.FashionMNISTMini", "init_args": {"batch_size": 50}},
+    }
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(config))
+    assert main(["--config", str(tmp_path / "plain.yaml"), f"--output={tmp_path}"]) == 0
+    summary = json.loads((tmp_path / "plain" / "summary.json").read_text())
+    assert "certified_accuracy" not in summary
+    assert 0 < summary["clean_accuracy"] <= 1
+    assert isinstance(load_run(tmp_path / "plain").network[1], torch.nn.Linear)
 
 
 def test_checkpoints_are_read_without_executing_pickles(tmp_path):

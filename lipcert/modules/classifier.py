@@ -37,6 +37,7 @@ class Classifier(LightningModule):
     """
 
     in_progress_bar: tuple[str, ...] = ("accuracy",)
+    monitor = "val/accuracy"
 
     def __init__(
         self,

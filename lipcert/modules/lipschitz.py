@@ -29,6 +29,7 @@ class LipschitzClassifier(Classifier):
     """
 
     in_progress_bar = ("accuracy", "average_certified_radius")
+    monitor = "val/average_certified_radius"
 
     def __init__(
         self,
