@@ -1,7 +1,7 @@
-"""Print the README's results table from the results files, or check that the README has it.
+"""Print what the README shows of the results files, or put it there.
 
 python experiments/table.py            # print
-python experiments/table.py --write    # put it between the markers of README.md
+python experiments/table.py --write    # between the markers of README.md
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 EPSILONS = ("0.1", "0.25", "0.5", "1", "1.58")
 
 
@@ -39,10 +38,28 @@ def table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def with_table(readme: str) -> str:
-    """The README with the table between its markers."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+def speed() -> str:
+    """One sentence on the training loop."""
+    record = json.loads((ROOT / "experiments" / "results" / "benchmarks" / "training_loop.json").read_text())
+    ours, memory, written = (
+        f"{record['images_per_second']['lipcert']:,.0f}",
+        f"{record['ratio_to_in_memory']:.2f}",
+        f"{record['ratio_to_as_written']:.2f}",
+    )
+    return (
+        f"lipcert trains {ours} images/s, {memory} times the tutorial's loop on in-memory tensors and {written} "
+        f"times the tutorial as written ({record['hardware']}, medians of {record['rounds']} rounds). "
+        "The layers' values are the same to the bit, see `lipcert/layers`."
+    )
+
+
+def filled(readme: str) -> str:
+    """The README with what the results say between its markers."""
+    for name, content in (("results", table()), ("speed", speed())):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, rest = readme.split(begin)
+        readme = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+    return readme
 
 
 def main() -> None:
@@ -51,9 +68,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="update README.md")
     if parser.parse_args().write:
         path = ROOT / "README.md"
-        path.write_text(with_table(path.read_text()))
+        path.write_text(filled(path.read_text()))
     else:
-        print(table())
+        print(f"{table()}\n\n{speed()}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lipcert._version import __version__
-from lipcert.callbacks import AtomicCheckpointIO, EpochSeed, FiniteLoss, Progress, RunRecorder, load_checkpoint
+from lipcert.callbacks import EpochSeed, FiniteLoss, Progress, RunRecorder
+from lipcert.checkpoints import AtomicCheckpointIO, load_checkpoint
 from lipcert.data import ImageData
 from lipcert.deployment import check_export, export, load_network, save_network
 from lipcert.errors import InputError

@@ -21,9 +21,9 @@ def test_the_library_example_runs(capsys):
     assert re.fullmatch(r"Lipschitz constant <= \d\.\d+, radii \[.*\]\n", capsys.readouterr().out)
 
 
-def test_the_table_is_what_the_results_say():
+def test_the_figures_are_what_the_results_say():
     table = runpy.run_path(str(ROOT / "experiments" / "table.py"))
-    assert table["with_table"](README) == README
+    assert table["filled"](README) == README
 
 
 def test_every_file_that_the_readme_names_is_there():

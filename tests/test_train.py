@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import yaml
 from deel import torchlip
 
 from lipcert import load_run
-from lipcert.callbacks import load_checkpoint
+from lipcert.checkpoints import load_checkpoint
 from lipcert.errors import InputError
 from lipcert.train import main
 
@@ -176,6 +177,30 @@ def test_bad_input_gives_one_line_and_leaves_no_run(tmp_path, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *arguments)
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def truncated(folder):
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(lambda folder: None, "sha256", id="wrong-checksum"),
+        pytest.param(truncated, "train-images-idx3-ubyte.gz", id="truncated-gz"),
+        pytest.param(
+            lambda folder: (folder / "train-labels-idx1-ubyte.gz").unlink(), "train-labels", id="missing-file"
+        ),
+    ],
+)
+def test_broken_data_gives_one_line_and_leaves_no_run(tmp_path, capsys, spoil, message):
+    folder = tmp_path / "fashion-mnist"
+    shutil.copytree(ROOT / "lipcert" / "data" / "embedded", folder)  # the right names, other content
+    spoil(folder)
+    data = ["--data=lipcert.data.FashionMNIST", f"--data.init_args.root={folder}", f"--output={tmp_path / 'runs'}"]
+    assert message in refused(capsys, *data)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unknown_key_in_a_config_is_named(tmp_path, capsys):
