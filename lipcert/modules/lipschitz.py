@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lipcert.certificates import class_pair_upper_bounds, margin_radius
+from lipcert.errors import InputError
 from lipcert.metrics import AverageCertifiedRadius, CertifiedAccuracy, KantorovichRubinstein, check_epsilons
 from lipcert.modules.classifier import Classifier, Stage
 
@@ -25,6 +26,7 @@ class LipschitzClassifier(Classifier):
         network: maps inputs ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
         loss: called with logits and targets, for example ``deel.torchlip.HKRMulticlassLoss``.
         epsilons: L2 budgets, in [0,1] pixel units, at which certified accuracy is logged.
+        input_shape: ``(C, H, W)``; by default the data module's.
         **options: see :class:`Classifier`.
     """
 
@@ -37,9 +39,11 @@ class LipschitzClassifier(Classifier):
         loss: nn.Module,
         *,
         epsilons: Sequence[float] = (0.1, 0.25, 0.5, 1.0, 1.58),
+        input_shape: tuple[int, int, int] | None = None,
         **options: Any,
     ) -> None:
         self.epsilons = check_epsilons(epsilons)
+        self.input_shape = input_shape
         super().__init__(network, loss, **options)
         self._pair_upper_bounds: Tensor | None = None
 
@@ -71,9 +75,11 @@ class LipschitzClassifier(Classifier):
             for name, meter in self.meters_of(stage).items()
             if stage != "train" or name not in certified
         }
-        shares = scalars.pop("certified_accuracy", ())
+        if stage == "train":
+            return scalars
+        shares = scalars.pop("certified_accuracy").reshape(-1)  # torchmetrics makes a scalar of a single budget
         return scalars | {
-            f"certified_accuracy_{eps:g}": share for eps, share in zip(self.epsilons, shares, strict=False)
+            f"certified_accuracy_{eps:g}": share for eps, share in zip(self.epsilons, shares, strict=True)
         }
 
     def deploy(self) -> None:
@@ -87,4 +93,7 @@ class LipschitzClassifier(Classifier):
         self.deploy()
 
     def _input_shape(self) -> tuple[int, ...]:
-        return self.trainer.datamodule.input_shape  # type: ignore[attr-defined, no-any-return]
+        shape = self.input_shape or getattr(self.trainer.datamodule, "input_shape", None)  # type: ignore[attr-defined]
+        if shape is None:
+            raise InputError("expected input_shape=(C, H, W), or a data module that has it")
+        return tuple(shape)
