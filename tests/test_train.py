@@ -290,7 +290,13 @@ def test_every_experiment_runs(tmp_path, config):
 
 def test_interrupt_from_the_keyboard_leaves_a_usable_run(tmp_path):
     command = [sys.executable, "-m", "lipcert.train", f"--output={tmp_path}", *SMALL, "--trainer.max_epochs=100000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+    )
     checkpoint = tmp_path / "quickstart" / "checkpoints" / "best.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
