@@ -32,8 +32,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY) ## the training loop against the tutorial's own, side by side
+bench: $(READY) ## the training loop against the tutorial's own; the cost of bounds and certificates
 	$(BIN)/python benchmarks/training_loop.py
+	$(BIN)/python benchmarks/lipschitz_bound.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

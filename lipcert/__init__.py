@@ -2,7 +2,7 @@
 
 The names below are the library; they are imported when first used, so that ``import lipcert`` is quick. The rest is in
 ``lipcert.data``, ``lipcert.networks``, ``lipcert.layers``, ``lipcert.modules``, ``lipcert.metrics``,
-``lipcert.certificates``, ``lipcert.attacks``, ``lipcert.harness`` and ``lipcert.report``.
+``lipcert.certificates``, ``lipcert.attacks``, ``lipcert.harness``, ``lipcert.report`` and ``lipcert.verification``.
 """
 
 from importlib import import_module
@@ -13,12 +13,14 @@ from lipcert.errors import InputError
 
 if TYPE_CHECKING:
     from lipcert.certificates import Certificate, LayerBound, LipschitzBound, certify, lipschitz_upper_bound
+    from lipcert.certificates.lower_bound import lipschitz_lower_bound
     from lipcert.deployment import export, load_network, save_network
     from lipcert.harness import run_audit
     from lipcert.metrics import AverageCertifiedRadius, CertifiedAccuracy
     from lipcert.modules import LipschitzClassifier
     from lipcert.report import write_report
     from lipcert.runs import Run, load_run
+    from lipcert.verification import verify_report
 
 __all__ = [
     "AverageCertifiedRadius",
@@ -32,22 +34,26 @@ __all__ = [
     "__version__",
     "certify",
     "export",
+    "lipschitz_lower_bound",
     "lipschitz_upper_bound",
     "load_network",
     "load_run",
     "run_audit",
     "save_network",
+    "verify_report",
     "write_report",
 ]
 
 _HOMES = {
     "certificates": ("Certificate", "LayerBound", "LipschitzBound", "certify", "lipschitz_upper_bound"),
+    "certificates.lower_bound": ("lipschitz_lower_bound",),
     "deployment": ("export", "load_network", "save_network"),
     "harness": ("run_audit",),
     "metrics": ("AverageCertifiedRadius", "CertifiedAccuracy"),
     "modules": ("LipschitzClassifier",),
     "report": ("write_report",),
     "runs": ("Run", "load_run"),
+    "verification": ("verify_report",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""``lipcert train`` and ``lipcert audit``: the console script beside ``python -m lipcert.train`` and its like."""
+"""``lipcert train``, ``audit`` and ``verify``: the console script beside ``python -m lipcert.train`` and its like."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ USAGE = f"""lipcert {__version__}: train Lipschitz-constrained classifiers, cert
 
 usage: lipcert train [--config FILE] [options]   train and leave a run directory; lipcert train --help
        lipcert audit RUN [options]               attack a run's certificates and write a report; lipcert audit --help
+       lipcert verify REPORT [options]           recompute a report's certificates by other means; lipcert verify --help
        lipcert --version
 """
 
@@ -32,13 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from lipcert.audit import main as audit
 
         return audit(arguments[1:])
+    if command == "verify":
+        from lipcert.verify import main as verify
+
+        return verify(arguments[1:])
     if command in ("-h", "--help"):
         print(USAGE, end="")
         return 0
     if command == "--version":
         print(__version__)
         return 0
-    print(f"lipcert: error: expected train or audit, got {command!r}", file=sys.stderr)
+    print(f"lipcert: error: expected train, audit or verify, got {command!r}", file=sys.stderr)
     return EXIT_UNUSABLE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -9,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -77,6 +78,12 @@ def audit_parser() -> ArgumentParser:
         default=[0.1, 0.25, 0.5, 1.0, 1.58],
         help="L2 budgets, in [0,1] pixel units, at which the report gives accuracies",
     )
+    parser.add_argument(
+        "--arithmetic",
+        type=Literal["float32", "float64", "real"],
+        default="float32",
+        help="what is certified: the network as it executes, or with real numbers; float32 counts every rounding",
+    )
     parser.add_argument("--output", metavar="DIR", type=str | None, help="folder of the report; by default RUN/audit")
     return parser
 
@@ -120,6 +127,7 @@ def _audit(options: Namespace, command: str) -> int:
     import torch
 
     from lipcert.attacks import CarliniWagner
+    from lipcert.certificates import certify
     from lipcert.harness import AuditInterrupted, Subject, run_audit
     from lipcert.runs import load_run
 
@@ -137,6 +145,7 @@ def _audit(options: Namespace, command: str) -> int:
             samples=None if options.samples is None else torch.arange(options.samples),
             attacks=(CarliniWagner(options.binary_search_steps, options.steps),),
             epsilons=options.epsilons,
+            certifier=functools.partial(certify, arithmetic=options.arithmetic),
             subject=Subject(name, run.network_sha256, run.data.name, "test", run.data.class_names, command),
         )
     except AuditInterrupted as stop:
@@ -201,7 +210,8 @@ def _complaint(message: str) -> str:
     found = re.search(r'Parser key "(\w+)".*value: (.*)', message, re.DOTALL)
     if found is None:
         return message.strip().splitlines()[0]
-    kind = "numbers" if found[1] == "epsilons" else "a whole number"
+    kinds = {"epsilons": "numbers", "arithmetic": "float32, float64 or real"}
+    kind = kinds.get(found[1], "a whole number")
     return f"expected {kind} for --{found[1].replace('_', '-')}, got {found[2]}"
 
 

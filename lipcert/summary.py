@@ -8,8 +8,18 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from lipcert.certificates import MARGIN_RULES, class_pair_upper_bounds, float64_logits, margin_radius
+from lipcert.certificates import (
+    MARGIN_RULES,
+    LogitErrors,
+    class_pair_upper_bounds,
+    executed_errors,
+    float64_logits,
+    margin_radius,
+    norms_upper_bound,
+    rounded_margin_radius,
+)
 from lipcert.data import ImageSet
+from lipcert.errors import InputError
 from lipcert.metrics import KantorovichRubinstein, average_certified_radius, certified_accuracy
 
 
@@ -24,18 +34,22 @@ def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequ
     Returns:
         ``clean_accuracy`` and ``samples``; with budgets also ``certified_accuracy`` and ``average_certified_radius`` of
         the best rule, the ``lipschitz_upper_bound`` of the network, its ``kr`` term, and the same figures for the other
-        ``rules``.
+        ``rules``. The radii hold for the network as it executes in float32, or, if the rounding of one of its layers
+        has no known bound, for the real-valued network: ``arithmetic`` says which.
     """
     inputs, labels = images.inputs(), images.labels
     if not epsilons:
         with torch.inference_mode():
             preds = torch.cat([network(chunk).argmax(1) for chunk in inputs.split(1000)])
         return {"clean_accuracy": (preds == labels).float().mean().item(), "samples": len(labels)}
-    logits = float64_logits(network, inputs)
+    logits, errors = float64_logits(network, inputs), _errors_if_known(network, inputs)
     rules: dict[str, Any] = {}
     for rule in MARGIN_RULES:
         bounds, proof = class_pair_upper_bounds(network, inputs.shape[1:], rule=rule)
-        preds, radius = margin_radius(logits, bounds)
+        if errors is None:
+            preds, radius = margin_radius(logits, bounds)
+        else:
+            preds, radius = rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs))
         rules[rule] = {
             "certified_accuracy": {
                 f"{eps:g}": round(certified_accuracy(radius, preds, labels, eps).item(), 6) for eps in epsilons
@@ -49,7 +63,15 @@ def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequ
         "clean_accuracy": round((preds == labels).float().mean().item(), 6),
         "samples": len(labels),
         **best,
+        "arithmetic": "real" if errors is None else str(errors.dtype).removeprefix("torch."),
         "kr": round(kr.compute().item(), 6),
         "lipschitz_upper_bound": proof.value,
         "rules": rules,
     }
+
+
+def _errors_if_known(network: nn.Module, inputs: torch.Tensor) -> LogitErrors | None:
+    try:
+        return executed_errors(network, inputs)
+    except InputError:
+        return None

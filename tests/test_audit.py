@@ -1,5 +1,4 @@
 import errno
-import functools
 import json
 import os
 import subprocess
@@ -16,7 +15,6 @@ from lipcert.attacks import CarliniWagner
 from lipcert.audit import main
 from lipcert.certificates import certify
 from lipcert.data import ImageSet
-from lipcert.harness import run_audit
 
 NETWORK, PIXELS, PREDICTION, DISTANCE = linear_problem(samples=12)
 QUICK = ["--steps", "120", "--binary-search-steps", "1"]
@@ -66,11 +64,11 @@ def run(tmp_path, monkeypatch):
 def inflated(monkeypatch):
     """Radii one and a half times as large as they may be."""
 
-    def certifier(model, inputs):
-        certificate = certify(model, inputs)
+    def certifier(model, inputs, **options):
+        certificate = certify(model, inputs, **options)
         return replace(certificate, radius=1.5 * certificate.radius)
 
-    monkeypatch.setattr("lipcert.harness.run_audit", functools.partial(run_audit, certifier=certifier))
+    monkeypatch.setattr("lipcert.certificates.certify", certifier)
 
 
 def command(run, *options):
@@ -113,6 +111,14 @@ def test_by_default_one_image_a_class_is_attacked(run, capsys):
     assert "PASS, every attacked certificate stood: 4 of 12 attacked, 0 violated" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("options", "arithmetic"), [([], "float32"), (["--arithmetic", "real"], "real")])
+def test_the_arithmetic_is_the_networks_own_unless_said(run, options, arithmetic):
+    assert command(run, *options) == 0
+    assert report(run.directory / "audit")["certificates"]["arithmetic"] == arithmetic
+    counted = "is part of the proof" in (run.directory / "audit" / "report.html").read_text()
+    assert counted == (arithmetic == "float32")
+
+
 def test_violated_certificates_exit_with_1_and_keep_the_evidence(run, inflated, capsys, tmp_path):
     assert command(run, "--samples", "5", "--output", str(tmp_path / "elsewhere")) == 1
     assert "FAIL, certificates violated: 5 of 12 attacked, 5 violated" in capsys.readouterr().out
@@ -141,6 +147,7 @@ def test_violated_certificates_exit_with_1_and_keep_the_evidence(run, inflated, 
         (["RUN", "--epsilons", "0.1", "-0.5"], "expected every epsilon to be finite and >= 0, got -0.5"),
         (["RUN", "--epsilons", "nan"], "got nan"),
         (["RUN", "--epsilons", "1e999"], "epsilon"),
+        (["RUN", "--arithmetic", "exact"], "expected float32, float64 or real for --arithmetic, got exact"),
     ],
     ids=lambda case: " ".join(case) if isinstance(case, list) else None,
 )

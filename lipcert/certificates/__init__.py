@@ -1,26 +1,35 @@
 """Certificates: pure mathematics that recomputes every bound from the weights that will be deployed."""
 
 from lipcert.certificates.certificate import Certificate, LayerBound, LipschitzBound
+from lipcert.certificates.float_error import LogitErrors, logit_errors, norms_upper_bound, rounded_margin_radius
 from lipcert.certificates.graph import body_and_head, lipschitz_upper_bound
 from lipcert.certificates.margin import (
+    ARITHMETICS,
     MARGIN_RULES,
     certify,
     check_inputs,
     class_pair_upper_bounds,
+    executed_errors,
     float64_logits,
     margin_radius,
 )
 
 __all__ = [
+    "ARITHMETICS",
     "MARGIN_RULES",
     "Certificate",
     "LayerBound",
     "LipschitzBound",
+    "LogitErrors",
     "body_and_head",
     "certify",
     "check_inputs",
     "class_pair_upper_bounds",
+    "executed_errors",
     "float64_logits",
     "lipschitz_upper_bound",
+    "logit_errors",
     "margin_radius",
+    "norms_upper_bound",
+    "rounded_margin_radius",
 ]

@@ -46,8 +46,10 @@ class Certificate:
         rule: which margin rule gave the radii: ``"joint"``, ``"per-class"``, ``"pairwise"`` or ``"best"``.
         lipschitz_upper_bound: sound bound of the whole network's L2 constant.
         layers: the proof of that bound, one row a layer.
-        arithmetic: ``"real"``: the radii hold for the real-valued network with these very weights.
+        arithmetic: ``"float32"`` or ``"float64"``: the radii hold for the classes that the network computes in that
+            type; ``"real"``: for the real-valued network with these very weights.
         assumptions: what has to hold beside the mathematics, one sentence each.
+        rounding_slack: ``(N,)`` float64, what counting the rounding takes off each radius; None if that is not known.
     """
 
     prediction: Tensor
@@ -58,3 +60,4 @@ class Certificate:
     layers: tuple[LayerBound, ...]
     arithmetic: str
     assumptions: tuple[str, ...]
+    rounding_slack: Tensor | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from lipcert.certificates.certificate import LipschitzBound
 from lipcert.certificates.operations import LAYERS, operation_of
-from lipcert.certificates.signal import BATCH, Signal, Value
+from lipcert.certificates.signal import Signal
 from lipcert.certificates.walk import Walk
 from lipcert.errors import InputError
+
+WalkType = TypeVar("WalkType", bound=Walk)
 
 _ERRORS_OF_A_FORWARD = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, AssertionError)
 
@@ -48,7 +51,7 @@ def lipschitz_upper_bound(model: nn.Module, input_shape: Sequence[int]) -> Lipsc
         >>> bound.value, [row.kind for row in bound.layers]
         (1.0, ['Flatten', 'ReLU'])
     """
-    output, walk = _run(model, input_shape)
+    output, walk = run_walk(model, input_shape, _bounding)
     return LipschitzBound(output.value.bound, tuple(walk.rows))
 
 
@@ -75,7 +78,7 @@ def body_and_head(model: nn.Module, input_shape: Sequence[int]) -> tuple[Lipschi
         >>> body.value, tuple(weight.shape)
         (1.0, (2, 3))
     """
-    output, walk = _run(model, input_shape)
+    output, walk = run_walk(model, input_shape, _bounding)
     value = output.value
     origin = value.anchor.origin
     if origin and origin[0] == "linear" and value.is_whole and len(value.shape) == 2 and len(origin[1].shape) == 2:
@@ -83,7 +86,26 @@ def body_and_head(model: nn.Module, input_shape: Sequence[int]) -> tuple[Lipschi
     return LipschitzBound(value.bound, tuple(walk.rows)), None
 
 
-def _run(model: nn.Module, input_shape: Sequence[int]) -> tuple[Signal, Walk]:
+def _bounding(model: nn.Module) -> Walk:
+    return Walk(model, operation_of, LAYERS)
+
+
+def run_walk(
+    model: nn.Module, input_shape: Sequence[int], make: Callable[[nn.Module], WalkType]
+) -> tuple[Signal, WalkType]:
+    """Run a network on a stand-in for its input.
+
+    Args:
+        model: as for :func:`lipschitz_upper_bound`.
+        input_shape: shape of one input, without the batch.
+        make: returns what interprets its operations.
+
+    Returns:
+        The stand-in for its output, and the interpreter.
+
+    Raises:
+        InputError: as for :func:`lipschitz_upper_bound`.
+    """
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:
         raise InputError(f"expected a network in eval mode, got train mode in {training[0]}")
@@ -94,7 +116,7 @@ def _run(model: nn.Module, input_shape: Sequence[int]) -> tuple[Signal, Walk]:
         raise InputError(f"expected an input shape of positive sizes without the batch, got {shape}")
     for settled in (False, True):  # some layers tidy up their statistics in the first call of eval mode
         before = _state(model)
-        walk = Walk(model, operation_of, LAYERS)
+        walk = make(model)
         output = _forward(model, walk, shape)
         if before == _state(model):
             return output, walk
@@ -120,7 +142,7 @@ def _randomness() -> tuple[object, ...]:
 
 def _forward(model: nn.Module, walk: Walk, shape: tuple[int, ...]) -> Signal:
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    source = Signal(Value.fresh(1.0, (BATCH, *shape)), walk, torch.float32, device)
+    source = walk.source(shape, device)
     drawn = _randomness()
     try:
         with walk.watching(), torch.no_grad(), _nothing_compiled():

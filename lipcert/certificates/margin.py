@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -11,21 +10,52 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.certificates.certificate import Certificate, LipschitzBound
+from lipcert.certificates.float_error import (
+    LogitErrors,
+    check_execution,
+    float64_copy,
+    logit_errors,
+    norms_upper_bound,
+    rounded_margin_radius,
+)
+from lipcert.certificates.float_walk import dtype_name
 from lipcert.certificates.graph import body_and_head
-from lipcert.certificates.norms import matrix_norm_upper_bound
-from lipcert.certificates.rounding import UNIT_ROUNDOFF, gamma, product_up
+from lipcert.certificates.norms import matrix_norm_upper_bound, row_norms_upper_bound
+from lipcert.certificates.rounding import UNIT_ROUNDOFF, product_up
 from lipcert.errors import InputError
-from lipcert.parametrized import keep_effective_weights
 
 MARGIN_RULES = ("joint", "per-class", "pairwise", "best")
 
-ASSUMPTIONS = (
-    "The radii hold for the real-valued network with exactly these weights; its logits were evaluated in float64, "
-    "whose own rounding is not counted, and the deployed float32 evaluation may differ at the boundary.",
-    "The Lipschitz bound is recomputed from the exported weights, with the rounding of the recomputation counted.",
-    "Within the radius the class of the real-valued network cannot change, whatever the perturbation, inside or "
-    "outside of the [0, 1] box.",
+ARITHMETICS = ("float32", "float64", "real")
+
+_BOUND_IS_RECOMPUTED = (
+    "The Lipschitz bound is recomputed from the exported weights, with the rounding of the recomputation counted; that "
+    "recomputation trusts float64 matrix products and factorisations to be sums of IEEE products in some order."
 )
+_AS_IT_EXECUTES = (
+    "The radii hold for the network as it executes in {0}, for every {0} input of the [0, 1] box: the rounding of its "
+    "operations, gradual underflow included, is counted at the input and within its ball, and none can overflow. The "
+    "real-valued logits are enclosed from a float64 evaluation whose own rounding is counted as well.",
+    "Operations are IEEE, rounded to nearest; dot products are sums of the single products, in any order, fused or "
+    "not. Winograd and Fourier convolutions, TF32, autocast, reduced-precision products and flushed subnormal operands "
+    "are excluded: where the certificate is made they are refused as far as torch tells, elsewhere the user sees to "
+    "it.",
+)
+
+ASSUMPTIONS: dict[str, tuple[str, ...]] = {
+    "real": (
+        "The radii hold for the real-valued network with exactly these weights; its logits were evaluated in float64, "
+        "whose own rounding is not counted, and the deployed evaluation may differ at the boundary.",
+        _BOUND_IS_RECOMPUTED,
+        "Within the radius the class of the real-valued network cannot change, whatever the perturbation, inside or "
+        "outside of the [0, 1] box.",
+    ),
+    **{
+        name: (*(sentence.format(name) for sentence in _AS_IT_EXECUTES), _BOUND_IS_RECOMPUTED)
+        for name in ("float32", "float64")
+    },
+}
+"""What has to hold beside the mathematics, by arithmetic."""
 
 
 def margin_radius(logits: Tensor, pair_upper_bounds: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,25 +150,14 @@ def _joint_bounds(head: Tensor) -> Tensor:
 
 
 def _per_class_bounds(head: Tensor) -> Tensor:
-    norms = _row_norms_upper_bound(head)
+    norms = row_norms_upper_bound(head)
     return (norms[:, None] + norms) * (1 + 2 * UNIT_ROUNDOFF)
 
 
 def _pairwise_bounds(head: Tensor) -> Tensor:
     exact = head.double()
     differences = exact[:, None] - exact
-    return _row_norms_upper_bound(differences.flatten(0, 1)).view(len(head), len(head))
-
-
-def _row_norms_upper_bound(rows: Tensor) -> Tensor:
-    """Euclidean norms of ``(M, D)`` rows, each entry of which may carry one rounding, from above."""
-    # Row by row a power of two brings the largest entry near 1, so that no square that matters under- or overflows.
-    exponents = torch.frexp(rows.abs().amax(1)).exponent
-    half = exponents // 2
-    scaled = torch.ldexp(torch.ldexp(rows, -half[:, None]), (half - exponents)[:, None])
-    norms = torch.linalg.vector_norm(scaled, dim=1) * (1 + gamma(rows.shape[1] + 8))
-    restored = torch.ldexp(torch.ldexp(norms, half), exponents - half)
-    return torch.where(norms > 0, torch.nextafter(restored, torch.tensor(math.inf, dtype=torch.float64)), 0)
+    return row_norms_upper_bound(differences.flatten(0, 1)).view(len(head), len(head))
 
 
 def _number_of_classes(model: nn.Module, input_shape: Sequence[int]) -> int:
@@ -147,35 +166,80 @@ def _number_of_classes(model: nn.Module, input_shape: Sequence[int]) -> int:
         return int(model(torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)).shape[-1])
 
 
-def certify(model: nn.Module, inputs: Tensor, *, rule: str = "best", batch_size: int = 500) -> Certificate:
+def certify(
+    model: nn.Module, inputs: Tensor, *, rule: str = "best", arithmetic: str = "float32", batch_size: int = 500
+) -> Certificate:
     """Certify the predictions of a network: within the radius of an input its class cannot change.
 
-    The Lipschitz constants are bounded from the model's own weights; the logits are evaluated in float64.
+    The Lipschitz constants are bounded from the model's own weights; the logits are evaluated in float64. With
+    ``arithmetic="float32"`` the guarantee is about the class that is *computed*: every float32 input of the box
+    strictly within the radius gets the predicted class from the network as it executes, in any order of summation.
 
     Args:
         model: network in eval mode, without anything random. Export a network that was trained under constraints
             first, see :func:`lipcert.export`.
         inputs: ``(N, C, H, W)`` floating point, finite, in [0, 1].
         rule: margin rule, see :func:`class_pair_upper_bounds`.
+        arithmetic: ``"float32"``: as the network executes in its own type; a float64 network executes in float64, and
+            the certificate says so. ``"float64"``: as the network executes after ``model.double()``. ``"real"``: the
+            real-valued network with these weights.
         batch_size: inputs evaluated at a time.
 
     Returns:
         Predictions, radii in [0,1] pixel units, and the proof behind them.
 
     Raises:
-        InputError: unusable inputs, or a layer that cannot be bounded soundly.
+        InputError: unusable inputs, a layer that cannot be bounded soundly, or, unless the arithmetic is ``"real"``, a
+            layer whose rounding has no known bound, numbers that may overflow, or another type than float32 or float64.
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
         >>> _ = network[1].weight.data.copy_(torch.eye(2, 4)), network.eval()
-        >>> certificate = certify(network, torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2))
-        >>> certificate.prediction.item(), round(certificate.radius.item(), 6)
-        (0, 0.707107)
+        >>> inputs = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
+        >>> real, executed = (certify(network, inputs, arithmetic=name) for name in ("real", "float32"))
+        >>> real.prediction.item(), round(real.radius.item(), 6), real.radius > executed.radius > 0.7071
+        (0, 0.707107, tensor([True]))
     """
     check_inputs(inputs)
+    if arithmetic not in ARITHMETICS:
+        raise InputError(f"expected an arithmetic among {', '.join(ARITHMETICS)}, got {arithmetic!r}")
+    if arithmetic == "float64":
+        model = float64_copy(model)
     bounds, proof = class_pair_upper_bounds(model, inputs.shape[1:], rule=rule)
-    prediction, radius = margin_radius(float64_logits(model, inputs, batch_size=batch_size), bounds)
-    return Certificate(prediction, radius, "l2", rule, proof.value, proof.layers, "real", ASSUMPTIONS)
+    if arithmetic != "real":
+        errors = executed_errors(model, inputs)
+    logits = float64_logits(model, inputs, batch_size=batch_size)
+    prediction, radius = margin_radius(logits, bounds)
+    slack = torch.zeros_like(radius)
+    if arithmetic != "real":
+        arithmetic, real_radius = dtype_name(errors.dtype), radius
+        prediction, radius = rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs))
+        slack = torch.where(radius < real_radius, real_radius - radius, 0)
+        open_ones = radius <= 0  # elsewhere the computed class is proved
+        prediction[open_ones] = _computed_classes(model, inputs[open_ones.to(inputs.device)], errors.dtype, batch_size)
+    return Certificate(
+        prediction, radius, "l2", rule, proof.value, proof.layers, arithmetic, ASSUMPTIONS[arithmetic], slack
+    )
+
+
+def executed_errors(model: nn.Module, inputs: Tensor) -> LogitErrors:
+    """Return bounds of the rounding errors of a network's logits as it executes here, see :func:`logit_errors`.
+
+    Args:
+        model: network in eval mode, float32 or float64.
+        inputs: ``(N, C, H, W)`` in [0, 1]; the first is evaluated.
+
+    Raises:
+        InputError: also if the settings of this process make its arithmetic another one.
+    """
+    check_execution(model, inputs)
+    return logit_errors(model, inputs.shape[1:])
+
+
+def _computed_classes(model: nn.Module, inputs: Tensor, dtype: torch.dtype, batch_size: int) -> Tensor:
+    with torch.no_grad():
+        chunks = [model(chunk.to(dtype)).argmax(1).cpu() for chunk in inputs.split(batch_size) if len(chunk)]
+    return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.int64)
 
 
 def check_inputs(inputs: Tensor) -> None:
@@ -197,8 +261,6 @@ def check_inputs(inputs: Tensor) -> None:
 
 def float64_logits(model: nn.Module, inputs: Tensor, *, batch_size: int = 500) -> Tensor:
     """Return the logits ``(N, K)`` of a float64 copy of ``model``, on the CPU."""
-    exact = copy.deepcopy(model)
-    keep_effective_weights(exact)  # before they are converted: the weights that are bounded are those that execute
-    exact = exact.double()
+    exact = float64_copy(model)
     with torch.no_grad():
         return torch.cat([exact(chunk.to(dtype=torch.float64)).cpu() for chunk in inputs.split(batch_size)])

@@ -80,6 +80,17 @@ def scale_back(bound: float, exponent: int) -> float:
     return scaled if scaled > 2.0**-1000 else up(scaled)
 
 
+def row_norms_upper_bound(rows: Tensor) -> Tensor:
+    """Euclidean norms of ``(M, D)`` rows, each entry of which may carry one rounding, from above."""
+    # Row by row a power of two brings the largest entry near 1, so that no square that matters under- or overflows.
+    exponents = torch.frexp(rows.abs().amax(1)).exponent
+    half = exponents // 2
+    scaled = torch.ldexp(torch.ldexp(rows, -half[:, None]), (half - exponents)[:, None])
+    norms = torch.linalg.vector_norm(scaled, dim=1) * (1 + gamma(rows.shape[1] + 8))
+    restored = torch.ldexp(torch.ldexp(norms, half), exponents - half)
+    return torch.where(norms > 0, torch.nextafter(restored, torch.tensor(math.inf, dtype=torch.float64)), 0)
+
+
 def block_norm_upper_bound(blocks: Tensor) -> float:
     """Return an upper bound of the largest singular value over a batch of float64 or complex128 matrices.
 

@@ -66,6 +66,7 @@ class Value:
         scale: s, one for all elements or one each.
         exact: whether every element is the anchor's element plus a constant, not a function of it.
         origin: the operation and what it was given, where a later rule can use that.
+        lanes: the same tensor under other bounds, for an analysis that carries several of them.
     """
 
     anchor: Anchor
@@ -73,6 +74,7 @@ class Value:
     scale: Tensor | float = 1.0
     exact: bool = True
     origin: tuple[Any, ...] = ()
+    lanes: tuple[Value, ...] = ()
 
     @classmethod
     def fresh(cls, bound: float, shape: Sequence[int], *origin: Any, terms: tuple[Term, ...] = ()) -> Value:

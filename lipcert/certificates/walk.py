@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from lipcert.certificates.call import Call
 from lipcert.certificates.certificate import LayerBound
 from lipcert.certificates.rounding import up
-from lipcert.certificates.signal import Signal, signals_in
+from lipcert.certificates.signal import BATCH, Signal, Value, signals_in
 from lipcert.errors import InputError
 
 Rule = Callable[[Call], Any]
@@ -119,8 +119,16 @@ class Walk:
                 call.refuse(f"expected float32 or float64, got {item}")
         for signal in signals_in((call.args, call.kwargs)):
             call.value(signal)
-        result = operation.rule(call)
+        result = self.apply(call, operation)
         return _written(call, result) if call.in_place else result
+
+    def apply(self, call: Call, operation: Operation) -> Any:
+        """Return what an operation's rule answers."""
+        return operation.rule(call)
+
+    def source(self, shape: Sequence[int], device: torch.device) -> Signal:
+        """Return the stand-in for a batch of inputs ``(BATCH, *shape)``."""
+        return Signal(Value.fresh(1.0, (BATCH, *shape)), self, torch.float32, device)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -22,16 +22,18 @@ RELATIVE_ROUNDING = 1e-3
 ABSOLUTE_ROUNDING = 1e-5
 
 
-def refuted(verified: Verified, radius: Tensor) -> Tensor:
+def refuted(verified: Verified, radius: Tensor, *, arithmetic: str = "real") -> Tensor:
     r"""Return which certificates verified adversarial examples refute.
 
-    A certificate of the real-valued network is refuted where :math:`\bar d < r` and float64 arithmetic agrees that the
-    class changes. Where only the deployed float32 network changes its class, rounding may be the reason right at the
-    boundary, within 0.1 % of the radius or 1e-5; anything deeper inside is a refutation too.
+    A float32 certificate is refuted wherever the deployed network changes its class at :math:`\bar d < r`. A
+    certificate of the real-valued network, or of its evaluation in float64, is refuted where float64 arithmetic agrees.
+    Where it does not, rounding may be the reason right at the boundary, within 0.1 % of the radius or 1e-5; anything
+    deeper inside is a refutation too.
 
     Args:
         verified: N verified candidates, their distances rounded up.
         radius: ``(N,)`` float64 certified radii.
+        arithmetic: what the certificates are about, see :class:`lipcert.Certificate`.
 
     Returns:
         ``(N,)`` bool.
@@ -43,7 +45,11 @@ def refuted(verified: Verified, radius: Tensor) -> Tensor:
         ...     print(refuted(Verified(yes, confirmed, near, torch.tensor([1])), torch.ones(1)).item())
         True
         False
+        >>> refuted(Verified(yes, no, near, torch.tensor([1])), torch.ones(1), arithmetic="float32").item()
+        True
     """
+    if arithmetic == "float32":
+        return verified.success & (verified.distance < radius)
     deep = verified.distance < radius * (1 - RELATIVE_ROUNDING) - ABSOLUTE_ROUNDING
     return verified.success & (verified.distance < radius) & (verified.confirmed | deep)
 
@@ -122,7 +128,7 @@ class Ledger:
 
     def _enter_examples(self, positions: Tensor, verified: Verified, candidates: Tensor, attack: str) -> int:
         """Enter the successes among the candidates; return how many certificates they refute."""
-        violations = refuted(verified, self.certificate.radius[positions])
+        violations = refuted(verified, self.certificate.radius[positions], arithmetic=self.certificate.arithmetic)
         for slot in verified.success.nonzero().flatten().tolist():
             position, distance = int(positions[slot]), float(verified.distance[slot])
             violated, row = bool(violations[slot]), self.rows[position]

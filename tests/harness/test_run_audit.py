@@ -303,3 +303,10 @@ def test_rounding_that_ruins_the_deployed_network_is_no_excuse():
         certifier=certifier,
     )
     assert result.verdict == "fail"
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.5, 0.99999])
+def test_a_float32_certificate_is_not_excused_by_rounding(distance):
+    found = Verified(torch.tensor([True]), torch.tensor([False]), torch.tensor([distance]).double(), torch.tensor([1]))
+    assert refuted(found, torch.ones(1).double(), arithmetic="float32").item()
+    assert not refuted(replace(found, distance=torch.ones(1).double()), torch.ones(1).double(), arithmetic="float32")

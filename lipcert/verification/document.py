@@ -1,0 +1,163 @@
+"""Reading a report's files, and what JSON Schema says about one of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lipcert.errors import InputError
+
+COLUMNS = ("index", "label", "prediction", "radius", "distance", "attack", "ratio")
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "null": (type(None),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of ``samples.csv``."""
+
+    index: int
+    label: int
+    prediction: int
+    radius: float
+    distance: float | None
+    attack: str
+    ratio: float | None
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a report as JSON.
+
+    Args:
+        path: ``report.json``, or its folder.
+
+    Raises:
+        InputError: no such file, or no JSON object without NaN and Infinity.
+    """
+    path = report_file(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"expected JSON in {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"expected a JSON object in {path}, got {type(document).__name__}")
+    return document
+
+
+def report_file(path: Path) -> Path:
+    """Return the path of ``report.json``, given it or its folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    if not file.is_file():
+        hint = f"; there is one in {path / 'audit'}" if (path / "audit" / "report.json").is_file() else ""
+        raise InputError(f"expected a report at {file}, found none{hint}")
+    return file
+
+
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """Read ``samples.csv``.
+
+    Raises:
+        InputError: no such file.
+        ValueError: a line that no audit writes; the message names it.
+    """
+    if not path.is_file():
+        raise InputError(f"expected the report's rows at {path}, found none")
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    if not lines or tuple(lines[0]) != COLUMNS:
+        raise ValueError(f"line 1: expected the columns {', '.join(COLUMNS)}")
+    return tuple(_row(number, line) for number, line in enumerate(lines[1:], start=2))
+
+
+def schema_errors(document: Any) -> tuple[str, ...]:
+    """Return what ``report/schema.json`` finds wrong with a document, one sentence each.
+
+    Example:
+        >>> schema_errors({"schema": "lipcert/report/1"})[0]
+        "the report lacks 'verdict'"
+    """
+    text = resources.files("lipcert").joinpath("report/schema.json").read_text(encoding="utf-8")
+    return tuple(_errors(document, json.loads(text), "the report"))
+
+
+def _errors(value: Any, schema: Mapping[str, Any], where: str) -> Iterator[str]:
+    if "const" in schema and value != schema["const"]:
+        yield f"{where} is {value!r}, not {schema['const']!r}"
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{where} is {value!r}, not among {schema['enum']}"
+    if "type" in schema and not _has_type(value, schema["type"]):
+        yield f"{where} is {value!r:.40}, not of type {schema['type']}"
+    elif isinstance(value, dict):
+        yield from _object_errors(value, schema, where)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _errors(item, schema.get("items", {}), f"{where}[{number}]")
+    elif isinstance(value, int | float) and not schema.get("minimum", -math.inf) <= value <= schema.get(
+        "maximum", math.inf
+    ):
+        yield f"{where} is {value}, out of range"
+
+
+def _object_errors(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> Iterator[str]:
+    known: Mapping[str, Any] = schema.get("properties", {})
+    for name in schema.get("required", ()):
+        if name not in value:
+            yield f"{where} lacks {name!r}"
+    pattern = schema.get("propertyNames", {}).get("pattern", "")
+    other = schema.get("additionalProperties", {})
+    for name, item in value.items():
+        inside = f"{where}.{name}" if where != "the report" else name
+        if not re.search(pattern, name):
+            yield f"{where} has the key {name!r}, which does not match {pattern}"
+        if name in known:
+            yield from _errors(item, known[name], inside)
+        elif other is False:
+            yield f"{where} has an unknown {name!r}"
+        elif isinstance(other, dict):
+            yield from _errors(item, other, inside)
+
+
+def _has_type(value: Any, types: str | list[str]) -> bool:
+    names = [types] if isinstance(types, str) else types
+    if isinstance(value, bool):
+        return "boolean" in names
+    return any(isinstance(value, _TYPES.get(name, ())) for name in names)
+
+
+def _row(number: int, line: list[str]) -> Row:
+    if len(line) != len(COLUMNS):
+        raise ValueError(f"line {number}: expected {len(COLUMNS)} values, got {len(line)}")
+    index, label, prediction, radius, distance, attack, ratio = line
+    try:
+        row = Row(int(index), int(label), int(prediction), float(radius), _optional(distance), attack, _optional(ratio))
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
+    if not 0 <= row.radius < math.inf or (row.distance is not None and not row.distance >= 0):
+        raise ValueError(f"line {number}: expected radius and distance >= 0, got {radius} and {distance or 'none'}")
+    return row
+
+
+def _optional(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")

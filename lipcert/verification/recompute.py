@@ -1,0 +1,115 @@
+"""Bounds, logits and radii of a network once more, from nothing but its weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from tqdm import tqdm
+
+from lipcert.errors import InputError
+from lipcert.verification.chain import Stretch, stretches
+from lipcert.verification.dense import dense
+
+BATCH = 500
+_UP = 1 + 2.0**-50
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Upper bounds of Lipschitz constants.
+
+    Attributes:
+        whole: of the network.
+        pairs: ``(K, K)`` float64, of the differences of two logits.
+        disagreement: largest difference between the dense matrices' results and the network's own, relative to the
+            largest of these, on a few inputs.
+    """
+
+    whole: float
+    pairs: Tensor
+    disagreement: float
+
+
+def dense_bounds(network: nn.Module, probe: Tensor) -> Bounds:
+    """Bound a network by the dense matrices of its linear stretches.
+
+    Args:
+        network: plain sequential network in eval mode.
+        probe: ``(N, C, H, W)``, a few inputs on which matrices and network are compared.
+
+    Returns:
+        The bounds, rounded up.
+
+    Raises:
+        InputError: a layer that is not known here, or a matrix that is too large.
+    """
+    bound, value = 1.0, probe.double()
+    worst = 0.0
+    pairs: Tensor | None = None
+    for stretch in stretches(network):
+        shape, last = value.shape[1:], stretch.after is None
+        following = stretch(value)
+        if last and stretch.layers:
+            head = dense(stretch, shape)
+            pairs = head.pair_upper_bounds() * bound * _UP
+        if not stretch.rearranges:
+            linear = head if last else dense(stretch, shape)
+            by_matrix = value.flatten(1) @ linear.matrix + stretch(torch.zeros_like(value[:1])).flatten(1)
+            worst = max(worst, _disagreement(by_matrix, following.flatten(1)))
+            bound *= linear.norm_upper_bound() * _UP
+        bound *= stretch.constant * _UP
+        value = following if last else _apply(stretch, following)
+    own = float64_logits(network, probe)
+    worst = max(worst, _disagreement(value, own))
+    if pairs is None:
+        pairs = torch.full((own.shape[1], own.shape[1]), math.sqrt(2) * bound * _UP * _UP, dtype=torch.float64)
+    return Bounds(bound, pairs, worst)
+
+
+def float64_logits(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits ``(N, K)`` of the network with its weights in float64."""
+    return logits_of(copy.deepcopy(network).double(), inputs, torch.float64)
+
+
+def logits_of(network: nn.Module, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the logits ``(N, K)`` of a network that computes in ``dtype``."""
+    chunks = tqdm(inputs.split(BATCH), desc=f"logits in {dtype}", unit="batch", disable=None, leave=False)
+    with torch.no_grad():
+        return torch.cat([network(chunk.to(dtype)) for chunk in chunks])
+
+
+def recomputed_radii(logits: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return predicted classes and the radii :math:`\min_j (f_y - f_j) / L_{yj}`, 0 where nothing is certified.
+
+    Args:
+        logits: ``(N, K)`` float64.
+        pairs: ``(K, K)`` bounds of the logits' differences.
+
+    Example:
+        >>> recomputed_radii(torch.tensor([[3.0, 1.0], [1.0, 1.0]]), torch.full((2, 2), 4.0))
+        (tensor([0, 0]), tensor([0.5000, 0.0000]))
+    """
+    top, prediction = logits.max(1)
+    radii = torch.full_like(top, math.inf)
+    for other in range(logits.shape[1]):
+        reach = (top - logits[:, other]) / pairs[prediction, other]
+        reach = torch.where(top > logits[:, other], reach, 0)
+        radii = torch.where(prediction == other, radii, torch.minimum(radii, reach))
+    return prediction, torch.where(logits.isfinite().all(1), radii, 0)
+
+
+def _disagreement(values: Tensor, due: Tensor) -> float:
+    relative = float((values - due).abs().max() / due.abs().max().clamp_min(1e-300))
+    return relative if math.isfinite(relative) else math.inf
+
+
+def _apply(stretch: Stretch, inputs: Tensor) -> Tensor:
+    if stretch.after is None:
+        raise InputError("expected a layer after the stretch")
+    with torch.no_grad():
+        return stretch.after(inputs)  # type: ignore[no-any-return]
