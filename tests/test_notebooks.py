@@ -16,6 +16,7 @@ def test_every_notebook_has_a_small_configuration():
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == set(SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the notebook client and the kernel it starts, which is another process
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_notebook_runs(name, tmp_path):

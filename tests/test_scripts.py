@@ -32,12 +32,14 @@ def test_every_benchmark_has_a_small_configuration():
     assert {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")} == set(SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SMALL)
 def test_benchmark(script, tmp_path):
     run(script, *SMALL[script], "--output", tmp_path / "figures.json")
     assert json.loads((tmp_path / "figures.json").read_text())["hardware"]
 
 
+@pytest.mark.slow
 def test_a_run_is_kept_as_a_results_file(tmp_path):
     network = ["--model.init_args.network.init_args.channels=[2,4]", "--trainer.enable_progress_bar=false"]
     train([f"--output={tmp_path}", *network, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"])

@@ -288,6 +288,7 @@ def test_every_experiment_runs(tmp_path, config):
     assert main(["--config", str(ROOT / config), f"--output={tmp_path}", *data, *steps]) == 0
 
 
+@pytest.mark.slow
 def test_interrupt_from_the_keyboard_leaves_a_usable_run(tmp_path):
     command = [sys.executable, "-m", "lipcert.train", f"--output={tmp_path}", *SMALL, "--trainer.max_epochs=100000"]
     process = subprocess.Popen(
