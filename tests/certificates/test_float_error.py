@@ -127,19 +127,30 @@ def test_inputs_that_are_searched_for_are_within_the_bound(name):
     assert covers(errors, network, best)
 
 
+NO_KNOWN_ERROR = "an operation whose rounding error has a known bound"
+REFUSED = {  # bounded in real arithmetic; how far float32 may be off is not known
+    "forward replaced on the instance": "runs in float64",
+    "spectral norm of a kernel is not the operator's": "some that forward computes",
+    "layer normalisation": NO_KNOWN_ERROR,
+    "a constant with a huge scale": "no conversion from",
+    "Householder reflections of torchlip": "no comparison",
+    "softmax": NO_KNOWN_ERROR,
+    "bilinear upsampling": NO_KNOWN_ERROR,
+    "nearest upsampling": NO_KNOWN_ERROR,
+}
+
+
 @pytest.mark.parametrize("case", BOUNDED, ids=lambda case: case.name)
 def test_awkward_graphs_are_covered_or_refused(case):
     torch.manual_seed(0)
     network = case.build().eval()
-    try:
-        errors = logit_errors(network, case.shape)
-    except InputError:
-        pytest.skip("refused")
+    if case.name in REFUSED:
+        with pytest.raises(InputError, match=REFUSED[case.name]):
+            check_execution(network, torch.rand(12, *case.shape).to(logit_errors(network, case.shape).dtype))
+        return
+    errors = logit_errors(network, case.shape)
     inputs = torch.rand(12, *case.shape, generator=torch.Generator().manual_seed(3)).to(errors.dtype)
-    try:
-        check_execution(network, inputs)
-    except InputError:
-        pytest.skip("refused for its types")
+    check_execution(network, inputs)
     with torch.no_grad():
         error = (network(inputs).double() - float64_copy(network)(inputs.double())).flatten(1)
     if len(error[0]) != len(errors.constant):  # no classifier: the table has root 2 times the error of the whole
