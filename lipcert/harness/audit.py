@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from lipcert.harness.environment import environment
 from lipcert.harness.ledger import Ledger
 from lipcert.harness.result import AuditResult
 from lipcert.harness.selection import checked_positions, first_correct_of_each_class
+from lipcert.metrics import check_epsilons
 
 EPSILONS = (0.1, 0.25, 0.5, 1.0, 1.58)
 CHUNK = 32  # samples attacked at a time: what Ctrl-C can lose
@@ -136,10 +136,7 @@ def checked_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
         >>> checked_epsilons([0.5, 0.1, 0.5])
         (0.1, 0.5)
     """
-    for epsilon in epsilons:
-        if not 0 <= epsilon < math.inf:
-            raise InputError(f"expected every epsilon to be finite and >= 0, got {epsilon:g}")
-    return tuple(sorted(set(map(float, epsilons))))
+    return tuple(sorted(set(map(float, check_epsilons(epsilons)))))
 
 
 def _checked(certificate: Certificate, samples: int) -> Certificate:

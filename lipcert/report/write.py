@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as safetensors_bytes
 
 from lipcert.errors import InputError
+from lipcert.files import write_atomically
 from lipcert.harness.result import AuditResult, GalleryItem, SampleRow
 from lipcert.report.document import report_document
 from lipcert.report.page import render_html
@@ -65,7 +65,7 @@ def write_report(result: AuditResult, directory: Path) -> Path:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        _replace(directory / name, content)
+        write_atomically(directory / name, content)
     if not result.gallery:
         (directory / ADVERSARIAL).unlink(missing_ok=True)
     return directory / "report.html"
@@ -110,17 +110,3 @@ def _digits(value: float | None) -> str:
 def _encoded(text: str) -> bytes:
     # a path that is not UTF-8 reaches us as lone surrogates: shown escaped rather than fatal
     return text.encode("utf-8", errors="backslashreplace")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename over it: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
