@@ -9,13 +9,12 @@ import torch
 import torch.nn as nn
 
 from lipcert.certificates import (
-    MARGIN_RULES,
     LogitErrors,
-    class_pair_upper_bounds,
     executed_errors,
     float64_logits,
     margin_radius,
     norms_upper_bound,
+    pair_upper_bounds_by_rule,
     rounded_margin_radius,
 )
 from lipcert.data import ImageSet
@@ -44,8 +43,8 @@ def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequ
         return {"clean_accuracy": (preds == labels).float().mean().item(), "samples": len(labels)}
     logits, errors = float64_logits(network, inputs), _errors_if_known(network, inputs)
     rules: dict[str, Any] = {}
-    for rule in MARGIN_RULES:
-        bounds, proof = class_pair_upper_bounds(network, inputs.shape[1:], rule=rule)
+    bounds_by_rule, proof = pair_upper_bounds_by_rule(network, inputs.shape[1:])
+    for rule, bounds in bounds_by_rule.items():
         if errors is None:
             preds, radius = margin_radius(logits, bounds)
         else:

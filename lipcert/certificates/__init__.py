@@ -12,6 +12,7 @@ from lipcert.certificates.margin import (
     executed_errors,
     float64_logits,
     margin_radius,
+    pair_upper_bounds_by_rule,
 )
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "logit_errors",
     "margin_radius",
     "norms_upper_bound",
+    "pair_upper_bounds_by_rule",
     "rounded_margin_radius",
 ]

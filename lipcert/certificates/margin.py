@@ -124,21 +124,28 @@ def class_pair_upper_bounds(
     """
     if rule not in MARGIN_RULES:
         raise InputError(f"expected a rule among {', '.join(MARGIN_RULES)}, got {rule!r}")
+    bounds, whole = pair_upper_bounds_by_rule(model, input_shape)
+    if rule not in bounds:
+        raise InputError(f"expected a network that ends in a linear layer for the {rule} rule")
+    return bounds[rule], whole
+
+
+def pair_upper_bounds_by_rule(model: nn.Module, input_shape: Sequence[int]) -> tuple[dict[str, Tensor], LipschitzBound]:
+    """Return the bounds of every margin rule that applies, from one proof; see :func:`class_pair_upper_bounds`."""
     body, head = body_and_head(model, input_shape)
     if head is None:
-        if rule not in ("joint", "best"):
-            raise InputError(f"expected a network that ends in a linear layer for the {rule} rule")
         classes = _number_of_classes(model, input_shape)
-        return torch.full((classes, classes), product_up(_ROOT_TWO, body.value), dtype=torch.float64), body
+        joint = torch.full((classes, classes), product_up(_ROOT_TWO, body.value), dtype=torch.float64)
+        return {"joint": joint, "best": joint}, body
     whole = LipschitzBound(product_up(body.value, matrix_norm_upper_bound(head)), body.layers)
-    candidates = {
+    of_head = {
         "joint": _joint_bounds(head),
         "per-class": _per_class_bounds(head),
         "pairwise": _pairwise_bounds(head),
     }
-    chosen = list(candidates.values()) if rule == "best" else [candidates[rule]]
-    scaled = torch.stack(chosen).amin(0) * body.value
-    return torch.nextafter(scaled, torch.tensor(math.inf, dtype=torch.float64)), whole
+    of_head["best"] = torch.stack(list(of_head.values())).amin(0)
+    infinity = torch.tensor(math.inf, dtype=torch.float64)
+    return {rule: torch.nextafter(bounds * body.value, infinity) for rule, bounds in of_head.items()}, whole
 
 
 _ROOT_TWO = math.nextafter(math.sqrt(2), math.inf)
