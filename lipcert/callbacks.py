@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,6 @@ class RunRecorder(ModelCheckpoint):
             filename="best",
             monitor=monitor,
             mode=mode,
-            save_last=True,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
@@ -118,18 +119,11 @@ class RunRecorder(ModelCheckpoint):
         """Training throughput, over all sessions of the run."""
         return sum(row["images"] for row in self.rows) / self.seconds if self.rows else 0.0
 
-    @property
-    def current_images_per_second(self) -> float:
-        """Training throughput of the running epoch."""
-        return self._epoch_images / max(time.perf_counter() - self._started, 1e-9)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the untrained network, so that a run that is interrupted early is usable too."""
         super().on_train_start(trainer, pl_module)
         if not self.last_model_path:
-            path = str(Path(str(self.dirpath)) / "last.ckpt")
-            trainer.save_checkpoint(path)
-            self.last_model_path = path
+            self._save_last(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's clock."""
@@ -138,9 +132,9 @@ class RunRecorder(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the images of a step."""
+        """Count this process's images of a step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._epoch_images += len(batch[0]) * trainer.world_size
+        self._epoch_images += len(batch[0])
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the epoch's clock: validation is not training."""
@@ -150,13 +144,20 @@ class RunRecorder(ModelCheckpoint):
         """Write the epoch's row, then its checkpoints."""
         self._stop_clock(pl_module)
         row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        row |= {"seconds": self._epoch_seconds, "images": self._epoch_images}
+        images = trainer.strategy.reduce(torch.tensor(self._epoch_images, device=pl_module.device), reduce_op="sum")
+        row |= {"seconds": self._epoch_seconds, "images": int(images)}
         row |= {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.rows.append(row)
         self._epoch_seconds = 0.0
         if trainer.is_global_zero:
             write_atomically(self.metrics_file, rows_to_csv(self.rows).encode())
         super().on_train_epoch_end(trainer, pl_module)
+        self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        # Lightning's own save_last leaves out the epochs that are not the best.
+        self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
+        trainer.save_checkpoint(self.last_model_path)
 
     def _stop_clock(self, pl_module: LightningModule) -> None:
         if self._epoch_seconds == 0.0:
@@ -184,17 +185,74 @@ def rows_to_csv(rows: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
+class Throughput:
+    """Images per second of the last few seconds; pauses do not count.
+
+    It reads the host's clock only. A device that lags behind is felt as soon as its queue is full.
+
+    Args:
+        memory: seconds after which a step counts 1/e.
+        clock: returns seconds.
+
+    Example:
+        >>> seconds = iter([0.0, 2.0, 4.0])
+        >>> throughput = Throughput(clock=lambda: next(seconds))
+        >>> throughput.start()
+        >>> throughput.add(100), throughput.add(100)
+        (50.0, 50.0)
+    """
+
+    def __init__(self, memory: float = 5.0, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.memory = memory
+        self.clock = clock
+        self.images = 0.0
+        self.seconds = 0.0
+        self._last = 0.0
+
+    def start(self) -> None:
+        """Leave out the time since the last step."""
+        self._last = self.clock()
+
+    def add(self, images: int) -> float:
+        """Count a step's images and return the present throughput."""
+        now = self.clock()
+        elapsed = now - self._last
+        kept = math.exp(-elapsed / self.memory)
+        self.images = kept * self.images + images
+        self.seconds = kept * self.seconds + elapsed
+        self._last = now
+        return self.images / max(self.seconds, 1e-9)
+
+
 class Progress(TQDMProgressBar):
     """The progress bar, refreshed a few times a second at most, with the training throughput."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=20)
+        self.throughput = Throughput()
+        self.images_per_second = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's bar and the clock."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self.throughput.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images of a step."""
+        self.images_per_second = self.throughput.add(len(batch[0]) * trainer.world_size)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the validation's bar; training goes on from here."""
+        super().on_validation_end(trainer, pl_module)
+        self.throughput.start()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what the bar shows."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        recorder = trainer.checkpoint_callback
-        if trainer.training and isinstance(recorder, RunRecorder):
-            metrics["images/s"] = f"{recorder.current_images_per_second:.0f}"
+        if self.images_per_second:
+            metrics["images/s"] = f"{self.images_per_second:.0f}"
         return metrics

@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
+from lipcert.layers.stiefel import project_
 from lipcert.parametrized import keep_effective_weights
 
 BUILD_KEY = "lipcert.build"
@@ -29,9 +30,9 @@ BUILD_KEY = "lipcert.build"
 def export(network: nn.Module) -> nn.Module:
     """Return a plain copy of ``network`` in eval mode, with the weights that its constraints give right now.
 
-    Parametrised weights are recomputed in training mode first: torchlip's Björck layers keep the weight of the last
-    training forward in a buffer, so in eval mode they lag one optimizer step behind their parameters. The network that
-    is handed in is not changed.
+    Weights that training keeps near their manifold are projected onto it. Parametrised weights are recomputed in
+    training mode first: torchlip's Björck layers keep the weight of the last training forward in a buffer, so in eval
+    mode they lag one optimizer step behind their parameters. The network that is handed in is not changed.
 
     Args:
         network: any module; torchlip's layers and all that use ``torch.nn.utils.parametrize`` lose their constraint
@@ -57,6 +58,7 @@ def export(network: nn.Module) -> nn.Module:
 
 def _refresh(network: nn.Module) -> None:
     network.train()
+    project_(network)
     with torch.no_grad():
         for module in network.modules():
             if parametrize.is_parametrized(module):

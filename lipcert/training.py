@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -25,6 +26,7 @@ from lipcert.callbacks import EpochSeed, FiniteLoss, Progress, RunRecorder
 from lipcert.checkpoints import AtomicCheckpointIO, load_checkpoint
 from lipcert.data import ImageData
 from lipcert.deployment import check_export, export, load_network, save_network
+from lipcert.distributed import WholeBatchLoss, check_strategy, fit_on_devices, is_rank_zero, serving_rank_zero
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
 from lipcert.modules import Classifier
@@ -53,7 +55,7 @@ class TrainCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
-            trainer_defaults={"max_epochs": 10, "num_sanity_val_steps": 0, "enable_model_summary": False},
+            trainer_defaults={"devices": 1, "max_epochs": 10, "num_sanity_val_steps": 0, "enable_model_summary": False},
             parser_kwargs={"exit_on_error": False, "prog": "lipcert train", "description": DESCRIPTION},
             args=arguments,
             run=False,
@@ -91,20 +93,44 @@ class TrainCLI(LightningCLI):
         """Make the run directory once the data is known to be usable, and the trainer that writes to it."""
         if isinstance(self.datamodule, ImageData):
             self.datamodule.split("train")
-        trainer = self.config_init["trainer"]
-        if trainer.get("fast_dev_run"):
-            return super().instantiate_trainer(**kwargs)
+        if self.config_init["trainer"].get("fast_dev_run"):
+            return self._trainer(**kwargs)
         if self.resume is not None:
             self._check_checkpoint(RunPaths(self.resume).last)
-        directory = self.resume or claim_directory(Path(self.config["output"]) / self.config["name"])
-        self.paths = RunPaths(directory)
-        write_atomically(self.paths.config, self.parser.dump(self.config, skip_none=False).encode())
+            return self._trainer_of(self.resume)
+        directory = Path(self.config["output"]) / self.config["name"]
+        if not is_rank_zero():  # which claims the directory, and tells the others where its checkpoints are
+            return self._trainer_of(directory)
+        directory = claim_directory(directory)
+        try:
+            return self._trainer_of(directory)
+        except InputError:
+            directory.rmdir()
+            raise
+
+    def _trainer_of(self, directory: Path) -> Trainer:
+        config = self.config_init["trainer"]
         self.recorder = RunRecorder(directory.resolve(), monitor=self._monitor())
-        trainer["callbacks"] = [*(trainer.get("callbacks") or []), *self._callbacks(trainer)]
-        trainer["logger"] = _loggers(trainer.get("logger"), directory)
-        return super().instantiate_trainer(
-            default_root_dir=directory, plugins=[*(trainer.get("plugins") or []), AtomicCheckpointIO()], **kwargs
-        )
+        given = config.get("callbacks") or []
+        config["callbacks"] = [given] if isinstance(given, Callback) else list(given)
+        config["callbacks"] += self._callbacks(config["callbacks"], bar=config.get("enable_progress_bar") is not False)
+        config["logger"] = _loggers(config.get("logger"), directory)
+        plugins = [*(config.get("plugins") or []), AtomicCheckpointIO()]
+        trainer = self._trainer(default_root_dir=directory, plugins=plugins)
+        if trainer.is_global_zero:
+            self.paths = RunPaths(directory)
+            write_atomically(self.paths.config, self.parser.dump(self.config, skip_none=False).encode())
+        return trainer
+
+    def _trainer(self, **options: Any) -> Trainer:
+        try:
+            trainer = super().instantiate_trainer(**options)
+        except (MisconfigurationException, ValueError) as error:
+            raise InputError(str(error)) from error
+        check_strategy(trainer)
+        if isinstance(self.datamodule, ImageData):
+            self.datamodule.check_devices(trainer.world_size)
+        return trainer
 
     def _check_checkpoint(self, path: Path) -> None:
         """Refuse a checkpoint that does not fit before anything of the run is touched."""
@@ -129,11 +155,10 @@ class TrainCLI(LightningCLI):
             )
         return network["class_path"], network.get("init_args") or {}
 
-    def _callbacks(self, trainer: Mapping[str, Any]) -> list[Callback]:
+    def _callbacks(self, given: list[Callback], *, bar: bool) -> list[Callback]:
         assert self.recorder is not None
-        callbacks: list[Callback] = [EpochSeed(self.seed), FiniteLoss(), self.recorder]
-        has_bar = any(isinstance(callback, ProgressBar) for callback in trainer.get("callbacks") or [])
-        if trainer.get("enable_progress_bar") is not False and not has_bar:
+        callbacks: list[Callback] = [EpochSeed(self.seed), WholeBatchLoss(), FiniteLoss(), self.recorder]
+        if bar and not any(isinstance(callback, ProgressBar) for callback in given):
             callbacks.append(Progress())
         return callbacks
 
@@ -155,17 +180,18 @@ def train(arguments: list[str], *, resume: Path | None = None, command: str = ""
         InputError: unusable configuration, data or checkpoint, or a loss that is not finite.
     """
     with quiet_lightning():
-        return _train(TrainCLI(arguments, resume=resume), command)
+        if is_rank_zero():
+            return _train(TrainCLI(arguments, resume=resume), command)
+        with serving_rank_zero():
+            return _train(TrainCLI(arguments, resume=resume), command)
 
 
 def _train(cli: TrainCLI, command: str) -> int:
-    checkpoint = None if cli.resume is None else str(RunPaths(cli.resume).last)
-    try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # how Lightning ends a fit that was interrupted from the keyboard
-        if not cli.trainer.interrupted or cli.paths is None:
-            raise
+    checkpoint = None if cli.resume is None else RunPaths(cli.resume).last
+    fit_on_devices(cli.trainer, cli.model, cli.datamodule, checkpoint=checkpoint)
     if cli.paths is None:
+        if cli.trainer.interrupted:
+            raise KeyboardInterrupt
         return 0
     if not isinstance(cli.model, Classifier) or not isinstance(cli.datamodule, ImageData):
         print(f"checkpoints are in {cli.paths.directory}; only a lipcert Classifier on ImageData is exported")
@@ -264,6 +290,7 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
+        warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # the metrics are synchronised
         warnings.filterwarnings("ignore", message="The number of training batches")  # nothing is logged by the step
         warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
         yield

@@ -11,13 +11,15 @@ from typing import NoReturn
 from lipcert.errors import EXIT_UNUSABLE, InputError, one_line_errors
 
 COMMAND = "lipcert verify"
-EXIT_STANDS, EXIT_WRONG = 0, 1
+EXIT_STANDS, EXIT_WRONG, EXIT_OPEN = 0, 1, 3
+WORDS = {True: "ok", False: "WRONG", None: "unchecked"}
 
 DESCRIPTION = """
 Recompute the certificates of an audit's report from the run's weights and data with a second, slower implementation,
 and say whether every radius stands. It shares no code with the one that made them: the dense matrix of every linear
 layer is built on its real input grid and bounded by an eigenvalue decomposition with its residual, or in exact
-rationals where it is small. No attack is repeated.
+rationals where it is small; the rounding errors of the network as it executes are derived once more, from matrices of
+absolute weights. No attack is repeated.
 
 examples:
   python -m lipcert.verify runs/quickstart/audit
@@ -27,13 +29,15 @@ examples:
 
 It checks report.json against its schema; the SHA-256 of weights and data; rows and labels of samples.csv; accuracies,
 ACR, ratios, violations and verdict against the rows; the matrices against the network; the Lipschitz bound; every
-prediction; and every radius, which may exceed the recomputed one by a relative 1e-6 (both come from proved bounds,
-either of which may be the looser one by that much).
+prediction; and every radius, which may exceed the recomputed one by 1e-6 of the radius without rounding (both come from
+proved bounds, either of which may be the looser one by that much). The rounding of float64 is less than that.
 
 Networks: chains of linear layers, convolutions, average and non-overlapping norm and max pools, batch norms, sorts and
-the ReLU family, as an export leaves them. Memory: the largest dense matrix, 1 GB at most, and some more of its size.
+the ReLU family, as an export leaves them. Of others it says what was not re-checked, and why. Memory: two matrices of
+the size of the largest dense one, 1 GB each at most, and some more of its size.
 
-exit codes: 0 everything stands; 1 something does not, and what; 2 unusable input, one line on stderr
+exit codes: 0 everything stands; 1 something does not, and what; 2 unusable input, one line on stderr; 3 nothing is
+wrong as far as it was re-checked, and some was not
 """
 
 
@@ -55,7 +59,7 @@ def verify_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1, or 2 after one clear line on stderr.
+    """Run the command and return its exit code: 0, 1, 3, or 2 after one clear line on stderr.
 
     Args:
         argv: command line without the program's name; ``sys.argv`` if None.
@@ -72,14 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _verify(report: Path, run: Path | None) -> int:
     from lipcert.verification import findings
 
-    wrong = []
+    found = []
     for finding in findings(report, run):
-        print(f"{finding.name:<12}{'ok' if finding.stands else 'WRONG':<7}{finding.text}", flush=True)
-        if not finding.stands:
-            wrong.append(finding.name)
+        print(f"{finding.name:<12}{WORDS[finding.stands]:<11}{finding.text}", flush=True)
+        found.append(finding)
+    wrong, unchecked = ([finding.name for finding in found if finding.stands is value] for value in (False, None))
+    rest = f"; not re-checked: {', '.join(unchecked)}" if unchecked else ""
     if wrong:
-        print(f"verdict     the report does not stand: {', '.join(wrong)}")
+        print(f"verdict     the report does not stand: {', '.join(wrong)}{rest}")
         return EXIT_WRONG
+    if rest:
+        print(f"verdict     open: nothing that was re-checked is wrong{rest}")
+        return EXIT_OPEN
     print("verdict     every radius stands")
     return EXIT_STANDS
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from deel import torchlip
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from test_train import TwoLayers
 
-from lipcert.callbacks import EpochSeed, FiniteLoss, RunRecorder, rows_to_csv
+from lipcert.callbacks import EpochSeed, FiniteLoss, Progress, RunRecorder, Throughput, rows_to_csv
 from lipcert.data import FashionMNISTMini
 from lipcert.errors import InputError
 from lipcert.modules import LipschitzClassifier
@@ -17,7 +17,7 @@ from lipcert.training import quiet_lightning
 READS = ("item", "__bool__", "__int__", "__float__", "tolist", "numpy", "__index__")
 
 
-def fit(directory, steps, *callbacks, lr=1e-3):
+def fit(directory, steps, *callbacks, lr=1e-3, **options):
     """One epoch of so many steps without anything that waits for the device by itself, such as Björck's early stop."""
     torch.manual_seed(0)
     loss = torchlip.HKRMulticlassLoss(alpha=0.99, min_margin=0.25)
@@ -30,15 +30,16 @@ def fit(directory, steps, *callbacks, lr=1e-3):
             limit_val_batches=1,
             callbacks=[EpochSeed(0), *callbacks, recorder],
             logger=False,
-            enable_progress_bar=False,
+            enable_progress_bar=any(isinstance(callback, Progress) for callback in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            **options,
         )
         trainer.fit(model, datamodule=FashionMNISTMini(batch_size=10))
     return recorder
 
 
-def reads_in(directory, steps, monkeypatch):
+def reads_in(directory, steps, monkeypatch, *callbacks):
     count = 0
 
     def counted(original):
@@ -52,7 +53,7 @@ def reads_in(directory, steps, monkeypatch):
     with monkeypatch.context() as patch:
         for name in READS:
             patch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
-        fit(directory, steps, FiniteLoss(every=1000))
+        fit(directory, steps, FiniteLoss(every=1000), *callbacks)
     return count
 
 
@@ -79,3 +80,46 @@ def test_recorder_counts_images_and_seconds(tmp_path):
 
 def test_csv_keeps_columns_that_appear_late():
     assert rows_to_csv([{"a": 1.0}, {"a": 2.0, "b": math.pi}]) == f"a,b\n1.0,\n2.0,{math.pi}\n"
+
+
+def test_throughput_forgets_the_past_and_leaves_out_pauses():
+    now = 0.0
+    throughput = Throughput(memory=5.0, clock=lambda: now)
+    throughput.start()
+    for _ in range(1000):
+        now += 0.1
+        rate = throughput.add(30)
+    assert rate == pytest.approx(300)
+    now += 3600
+    throughput.start()
+    now += 0.1
+    assert throughput.add(30) == pytest.approx(300)
+    for _ in range(50):  # five seconds at a third of the speed
+        now += 0.1
+        rate = throughput.add(10)
+    assert rate == pytest.approx(100 + 200 / math.e, rel=1e-6)
+
+
+def test_the_bar_shows_the_throughput_of_training_only(tmp_path, monkeypatch):
+    class Clock:
+        seconds = 0.0
+
+        def __call__(self):
+            return self.seconds
+
+    class Tick(Callback):
+        """Steps of 0.1 s and validations of an hour."""
+
+        def on_train_batch_start(self, *arguments):
+            clock.seconds += 0.1
+
+        def on_validation_start(self, *arguments):
+            clock.seconds += 3600
+
+    clock, bar, shown = Clock(), Progress(), []
+    bar.throughput.clock = clock
+    show = bar.get_metrics
+    monkeypatch.setattr(bar, "get_metrics", lambda *arguments: shown.append(show(*arguments)) or shown[-1])
+    fit(tmp_path, 25, Tick(), bar, val_check_interval=5)
+    assert {metrics["images/s"] for metrics in shown} == {"100"}
+    assert "val/accuracy" in shown[-1]

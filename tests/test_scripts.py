@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = {
     "benchmarks/training_loop.py": ["--rounds=1", "--steps=2"],
     "benchmarks/lipschitz_bound.py": ["--rounds=1", "--images=200", "--layers=2", "--channels=4", "--size=8"],
+    "benchmarks/constraint_cost.py": ["--small"],
 }
 
 

@@ -153,6 +153,12 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, capsys, monkeypatc
     assert all(load_checkpoint(path) for path in folder.iterdir())
 
 
+def test_the_last_checkpoint_is_the_last_epochs_whichever_was_best(tmp_path):
+    train(tmp_path, "--trainer.max_epochs=3", "--monitor=val/loss")  # the largest value is best, and the loss falls
+    checkpoints = tmp_path / "quickstart" / "checkpoints"
+    assert [load_checkpoint(checkpoints / f"{name}.ckpt")["epoch"] for name in ("best", "last")] == [0, 2]
+
+
 def test_an_earlier_run_is_never_overwritten(tmp_path):
     for _ in range(3):
         train(tmp_path, "--trainer.max_epochs=1")

@@ -66,8 +66,8 @@ class ImageData(LightningDataModule):
     is the data set's own. A subclass sets ``name`` and ``class_names`` and says how to read.
 
     Args:
-        batch_size: training images a batch, on each process.
-        eval_batch_size: validation or test images a batch, on each process.
+        batch_size: training images a batch, on all devices together.
+        eval_batch_size: validation or test images a batch, on all devices together.
         val_size: number, or share if below 1, of training images held out for validation; 0 for none.
         augment: random changes of training batches, applied in this order.
         seed: seed of order and augmentation; by default the seed of the run.
@@ -187,11 +187,27 @@ class ImageData(LightningDataModule):
         elif stage == "fit" and self.trainer is not None:
             self.trainer.limit_val_batches = 0  # without it, Lightning warns about the empty list of loaders
 
+    def check_devices(self, devices: int) -> None:
+        """Refuse a number of devices that cannot share the batches.
+
+        Args:
+            devices: number of devices that train together.
+
+        Raises:
+            InputError: ``batch_size`` is not a multiple of it, or a last batch has fewer images.
+        """
+        if self.batch_size % devices:
+            raise InputError(f"expected batch_size to be a multiple of the {devices} devices, got {self.batch_size}")
+        BatchLoader(self.split("train"), batch_size=self.batch_size, world_size=devices)
+        if self._has_val() or self.val_size > 0:
+            BatchLoader(self.split("val"), batch_size=self.eval_batch_size, world_size=devices)
+
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled and augmented training batches of this process."""
+        """This process's share of the shuffled and augmented training batches."""
         trainer = self.trainer
         seed = torch.initial_seed() if self.seed is None else self.seed
         if trainer is not None and trainer.world_size > 1:
+            self.check_devices(trainer.world_size)
             # Without a common seed, two processes could visit the same image.
             seed = trainer.strategy.broadcast(seed)
         return BatchLoader(
@@ -205,11 +221,11 @@ class ImageData(LightningDataModule):
         )
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Validation batches of this process, in order; an empty list, which Lightning skips, if there are none."""
+        """This process's share of the validation batches; an empty list, which Lightning skips, if there are none."""
         return self._eval_loader("val") if self._has_val() or self.val_size > 0 else []
 
     def test_dataloader(self) -> BatchLoader:
-        """Test batches of this process, in order."""
+        """This process's share of the test batches, in order."""
         return self._eval_loader("test")
 
     def _eval_loader(self, which: Split) -> BatchLoader:

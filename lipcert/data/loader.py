@@ -13,26 +13,19 @@ from lipcert.data.image_set import ImageSet
 from lipcert.errors import InputError
 
 
-class ShardSampler:
-    """Which images this process visits in an epoch, and in what order.
-
-    Shuffled, process ``rank`` takes ``permutation[rank::world_size]``, cut to the same length on each process. In
-    order, every image is visited exactly once, so the shares' lengths differ by at most one.
+class EpochOrder:
+    """In what order the images are visited in an epoch.
 
     Args:
         size: number of images N.
         shuffle: whether to draw a permutation, which depends on seed and epoch only.
         seed: seed of the permutations.
-        rank: number of this process.
-        world_size: number of processes.
     """
 
-    def __init__(self, size: int, *, shuffle: bool, seed: int, rank: int, world_size: int) -> None:
+    def __init__(self, size: int, *, shuffle: bool, seed: int) -> None:
         self.size = size
         self.shuffle = shuffle
         self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -40,36 +33,30 @@ class ShardSampler:
         self.epoch = epoch
 
     def indices(self) -> Tensor:
-        """The ``(M,)`` int64 positions of this process in this epoch."""
+        """The ``(N,)`` int64 positions in this epoch."""
         if not self.shuffle:
-            return torch.arange(self.rank, self.size, self.world_size)
-        permutation = torch.randperm(self.size, generator=seeded_generator(self.seed, self.epoch))
-        return permutation[self.rank :: self.world_size][: self.size // self.world_size]
-
-    @property
-    def largest_share(self) -> int:
-        """Number of images of the process that visits most."""
-        return self.size // self.world_size if self.shuffle else math.ceil(self.size / self.world_size)
+            return torch.arange(self.size)
+        return torch.randperm(self.size, generator=seeded_generator(self.seed, self.epoch))
 
 
 class BatchLoader:
     """Cuts an image set into batches by indexing whole tensors; no work an image, no worker processes.
 
-    The order is a function of (seed, epoch), the augmentation of (seed, epoch, batch number, process number), so a run
-    that is resumed sees exactly the batches it would have seen. The last batch may be smaller. Every process yields
-    the same number of batches.
+    The order is a function of (seed, epoch), the augmentation of (seed, epoch, batch number), so a run that is resumed
+    sees exactly the batches it would have seen. The last batch may be smaller. Several processes share every batch:
+    one after the other, their shares are the batch that a single process would get; their sizes differ by at most one.
 
     Args:
         image_set: what to cut up.
-        batch_size: images a batch, on this process.
+        batch_size: images a batch, on all processes together.
         shuffle: whether to draw a new order each epoch.
         seed: seed of order and augmentation.
         augment: applied to each batch, one after the other.
         rank: number of this process.
-        world_size: number of processes that share the images.
+        world_size: number of processes that share each batch.
 
     Raises:
-        InputError: no image is left for one of the processes, or ``batch_size`` < 1.
+        InputError: ``batch_size`` < 1, or a batch has fewer images than there are processes.
 
     Example:
         >>> import torch
@@ -93,42 +80,49 @@ class BatchLoader:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
-        if len(image_set) < world_size:
-            raise InputError(f"expected at least one image for each of {world_size} processes, got {len(image_set)}")
+        smallest = len(image_set) % batch_size or batch_size
+        if smallest < world_size:
+            raise InputError(
+                f"expected a batch size with an image a device in every batch, got {batch_size} on {world_size}: "
+                f"of {len(image_set)} images, one batch has {smallest}"
+            )
         self.image_set = image_set
         self.batch_size = batch_size
         self.augment = tuple(augment)
-        self.sampler = ShardSampler(len(image_set), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+        self.rank = rank
+        self.world_size = world_size
+        self.sampler = EpochOrder(len(image_set), shuffle=shuffle, seed=seed)
         self._next_batch = 0
         self._resume: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return math.ceil(self.sampler.largest_share / self.batch_size)
+        return math.ceil(self.sampler.size / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # Lightning creates the iterator before it sets the epoch: all that depends on it waits for the first batch.
         epoch = self.sampler.epoch
         first = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
         self._resume = None
-        for number, indices in enumerate(self._batches()):
+        for number, indices in enumerate(self.sampler.indices().split(self.batch_size)):
             if number < first:
                 continue
-            inputs = self.image_set.inputs(indices)
-            if self.augment:
-                generator = seeded_generator(self.sampler.seed, epoch, number, self.sampler.rank)
-                for augmentation in self.augment:
-                    inputs = augmentation(inputs, generator)
+            batch = self._share_of_batch(indices, number, epoch)
             self._next_batch = number + 1
-            yield inputs, self.image_set.labels.index_select(0, indices)
+            yield batch
 
-    def _batches(self) -> tuple[Tensor, ...]:
-        indices = self.sampler.indices()
-        batches = torch.split(indices, self.batch_size)
-        if len(batches) < len(self):
-            # The share is one image short of filling another batch as the other processes do. Distributed networks
-            # wait for each other in every forward pass, so their numbers of batches have to agree.
-            batches = torch.tensor_split(indices, len(self))
-        return batches
+    def _share_of_batch(self, indices: Tensor, number: int, epoch: int) -> tuple[Tensor, Tensor]:
+        labels = self.image_set.labels.index_select(0, self._share(indices))
+        if not self.augment:
+            return self.image_set.inputs(self._share(indices)), labels
+        # How an image is changed must not depend on the number of processes: each changes the whole batch.
+        inputs = self.image_set.inputs(indices)
+        generator = seeded_generator(self.sampler.seed, epoch, number)
+        for augmentation in self.augment:
+            inputs = augmentation(inputs, generator)
+        return self._share(inputs), labels
+
+    def _share(self, batch: Tensor) -> Tensor:
+        return batch.tensor_split(self.world_size)[self.rank]
 
     def state_dict(self) -> dict[str, int]:
         """Where the iteration stands, for a checkpoint inside an epoch."""

@@ -15,6 +15,8 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lipcert.deployment import export
+from lipcert.errors import InputError
+from lipcert.layers import retract_
 from lipcert.metrics import MeanLoss
 
 Batch = tuple[Tensor, Tensor]
@@ -34,6 +36,8 @@ class Classifier(LightningModule):
         lr_scheduler: makes a learning-rate scheduler from the optimizer.
         lr_interval: whether the scheduler steps after every epoch or after every step.
         one_hot: hand the loss one-hot targets ``(N, K)``, as torchlip's losses want them, instead of classes ``(N,)``.
+        retract_every: steps between retractions of the weights that a layer leaves to be kept orthogonal by projection,
+            see :func:`lipcert.layers.retract_`. What is validated and exported is projected to float precision.
     """
 
     in_progress_bar: tuple[str, ...] = ("accuracy",)
@@ -49,6 +53,7 @@ class Classifier(LightningModule):
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
         one_hot: bool = True,
+        retract_every: int = 8,
     ) -> None:
         super().__init__()
         self.network = network
@@ -58,6 +63,7 @@ class Classifier(LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
         self.one_hot = one_hot
+        self.retract_every = _at_least_one(retract_every)
         self.meters = nn.ModuleDict(
             {f"{stage}_": nn.ModuleDict(self.make_meters()) for stage in ("train", "val", "test")}
         )
@@ -90,8 +96,11 @@ class Classifier(LightningModule):
 
     def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of ``(N, K)`` logits for ``(N,)`` labels."""
-        target = nn.functional.one_hot(labels, self.num_classes).to(logits.dtype) if self.one_hot else labels
-        return self.loss(logits, target)  # type: ignore[no-any-return]
+        return self.loss(logits, self.targets(logits, labels))  # type: ignore[no-any-return]
+
+    def targets(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return ``(N,)`` labels as the loss wants them."""
+        return nn.functional.one_hot(labels, self.num_classes).to(logits.dtype) if self.one_hot else labels
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -100,6 +109,11 @@ class Classifier(LightningModule):
         loss = self.loss_of(logits, labels)
         self.measure("train", loss.detach(), logits.detach(), labels)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Pull the weights that are kept by projection back towards their manifold, every few steps."""
+        if self.global_step % self.retract_every == 0:
+            retract_(self.network)
 
     @property
     def deployed(self) -> nn.Module:
@@ -160,10 +174,20 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the tensors that a loss holds outside its buffers, such as torchlip's running mean of SoftHKR."""
         checkpoint["loss_tensors"] = {
-            name: value for name, value in vars(self.loss).items() if isinstance(value, Tensor)
+            f"{path}.{name}": value
+            for path, module in self.loss.named_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, Tensor)
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give them back to the loss."""
         for name, value in checkpoint["loss_tensors"].items():
-            setattr(self.loss, name, value)
+            path, _, attribute = name.rpartition(".")
+            setattr(self.loss.get_submodule(path), attribute, value)
+
+
+def _at_least_one(every: int) -> int:
+    if every < 1:
+        raise InputError(f"expected retract_every >= 1, got {every}")
+    return every

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
 from lipcert.certificates import class_pair_upper_bounds, margin_radius
 from lipcert.errors import InputError
+from lipcert.losses import PairwiseLoss, head_pair_bounds, head_weight
 from lipcert.metrics import AverageCertifiedRadius, CertifiedAccuracy, KantorovichRubinstein, check_epsilons
-from lipcert.modules.classifier import Classifier, Stage
+from lipcert.modules.classifier import Batch, Classifier, Stage
 
 
 class LipschitzClassifier(Classifier):
@@ -21,6 +23,9 @@ class LipschitzClassifier(Classifier):
     At each validation the network is exported, its Lipschitz constants are bounded from the exported weights, and the
     certified accuracy (VRA) at every epsilon and the average certified radius (ACR) are logged beside loss, accuracy
     and the Kantorovich-Rubinstein term (KR). A network that cannot be bounded soundly is refused before training.
+
+    A :class:`~lipcert.losses.PairwiseLoss` is told the progress of the training and the constants of logit differences:
+    those of the head as it is in a step, after a body taken to be 1-Lipschitz; in validation those that certify.
 
     Args:
         network: maps inputs ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
@@ -81,6 +86,24 @@ class LipschitzClassifier(Classifier):
         return scalars | {
             f"certified_accuracy_{eps:g}": share for eps, share in zip(self.epsilons, shares, strict=True)
         }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        if not isinstance(self.loss, PairwiseLoss):
+            return super().training_step(batch, batch_idx)
+        self.loss.progress = min(1.0, self.trainer.global_step / self.trainer.estimated_stepping_batches)
+        with parametrize.cached():  # the head's weight is computed once, for the logits and for the loss
+            return super().training_step(batch, batch_idx)
+
+    def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of ``(N, K)`` logits for ``(N,)`` labels."""
+        if not isinstance(self.loss, PairwiseLoss):
+            return super().loss_of(logits, labels)
+        if not self.training:
+            return self.loss(logits, self.targets(logits, labels), self._pair_upper_bounds)  # type: ignore[no-any-return]
+        head = head_weight(self.network, self.num_classes)
+        bounds = None if head is None else head_pair_bounds(head)
+        return self.loss(logits, self.targets(logits, labels), bounds)  # type: ignore[no-any-return]
 
     def deploy(self) -> None:
         """Export the network as it is now and bound it."""

@@ -86,9 +86,9 @@ class Stretch:
     constant: float
 
     @property
-    def rearranges(self) -> bool:
-        """Whether its layers only reorder entries."""
-        return all(type(layer) in REARRANGING for layer in self.layers)
+    def arithmetic(self) -> tuple[nn.Module, ...]:
+        """Those of its layers that do more than reorder entries."""
+        return tuple(layer for layer in self.layers if type(layer) not in REARRANGING)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Run the linear layers, biases included."""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lipcert.errors import InputError
 from lipcert.verification.chain import Stretch
-from lipcert.verification.norm import accumulated, spectral_norm_upper_bound
+from lipcert.verification.norm import accumulated, nonnegative_norm_upper_bound, spectral_norm_upper_bound
 
 LARGEST_MATRIX = 2**27
 LARGEST_ORDER = 8192
@@ -25,16 +25,28 @@ class Dense:
 
     Attributes:
         matrix: ``(D, M)`` float64, a row an input.
-        errors: ``(M,)`` upper bounds of what the columns' Euclidean norms are off by, through rounding.
+        absolute: ``(D, M)`` float64, what the absolute values of all weights give.
+        errors: ``(M,)`` upper bounds of what the Euclidean norms of either's columns are off by, through rounding.
     """
 
     matrix: Tensor
+    absolute: Tensor
     errors: Tensor
 
     def norm_upper_bound(self) -> float:
         """Return an upper bound of the map's Lipschitz constant."""
         rounding = float(torch.linalg.vector_norm(self.errors))
         return (spectral_norm_upper_bound(self.matrix) + rounding) * (1 + 2.0**-48)
+
+    def absolute_norm_upper_bound(self) -> float:
+        """Return an upper bound of the Lipschitz constant of the map with the absolute values of all weights."""
+        rounding = float(torch.linalg.vector_norm(self.errors))
+        return (nonnegative_norm_upper_bound(self.absolute) + rounding) * (1 + 2.0**-48)
+
+    def column_upper_bounds(self) -> Tensor:
+        """Return upper bounds ``(M,)`` of the norms that an output's absolute weights have."""
+        norms: Tensor = torch.linalg.vector_norm(self.absolute, dim=0) * (1 + accumulated(len(self.absolute) + 8))
+        return (norms + self.errors) * (1 + 2.0**-48)
 
     def pair_upper_bounds(self) -> Tensor:
         """Return upper bounds ``(M, M)`` of the Lipschitz constants of all differences of two outputs."""
@@ -66,19 +78,19 @@ def dense(stretch: Stretch, input_shape: Sequence[int]) -> Dense:
             f"expected layers whose dense matrix has at most {LARGEST_MATRIX:,} entries and a side of at most "
             f"{LARGEST_ORDER:,}, got {outputs:,} x {inputs:,} for layer {stretch.name}"
         )
-    matrix = torch.empty(inputs, outputs, dtype=torch.float64)
-    squares = torch.zeros(outputs, dtype=torch.float64)
+    matrix, positive = (torch.empty(inputs, outputs, dtype=torch.float64) for _ in range(2))
     positions = torch.arange(inputs).split(CHUNK)
     for chunk in tqdm(positions, desc=f"matrix of {stretch.name}", unit="chunk", disable=None, leave=False):
         basis = torch.zeros(len(chunk), inputs, dtype=torch.float64)
         basis[torch.arange(len(chunk)), chunk] = 1
         basis = basis.view(-1, *input_shape)
         matrix[chunk] = plain(basis).flatten(1)
-        squares += absolute(basis).flatten(1).square().sum(0)
-    if not bool(torch.isfinite(squares).all() and torch.isfinite(matrix).all()):
+        positive[chunk] = absolute(basis).flatten(1)
+    sizes = torch.linalg.vector_norm(positive, dim=0)
+    if not bool(torch.isfinite(sizes).all() and torch.isfinite(matrix).all()):
         raise InputError(f"expected finite weights whose products stay finite, got others in layer {stretch.name}")
     # The factor covers the rounding of the absolute values' own sums.
-    return Dense(matrix, accumulated(_roundings(stretch, input_shape)) * squares.sqrt() * (1 + 1e-6))
+    return Dense(matrix, positive, accumulated(_roundings(stretch, input_shape)) * sizes * (1 + 1e-6))
 
 
 def _roundings(stretch: Stretch, input_shape: Sequence[int]) -> int:

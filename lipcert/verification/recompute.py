@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +29,13 @@ class Bounds:
         pairs: ``(K, K)`` float64, of the differences of two logits.
         disagreement: largest difference between the dense matrices' results and the network's own, relative to the
             largest of these, on a few inputs.
+        norms: by the name of a stretch with a single layer that computes: of it, and of its absolute values.
     """
 
     whole: float
     pairs: Tensor
     disagreement: float
+    norms: Mapping[str, tuple[float, float]]
 
 
 def dense_bounds(network: nn.Module, probe: Tensor) -> Bounds:
@@ -51,24 +54,28 @@ def dense_bounds(network: nn.Module, probe: Tensor) -> Bounds:
     bound, value = 1.0, probe.double()
     worst = 0.0
     pairs: Tensor | None = None
+    norms: dict[str, tuple[float, float]] = {}
     for stretch in stretches(network):
         shape, last = value.shape[1:], stretch.after is None
         following = stretch(value)
         if last and stretch.layers:
             head = dense(stretch, shape)
             pairs = head.pair_upper_bounds() * bound * _UP
-        if not stretch.rearranges:
+        if stretch.arithmetic:
             linear = head if last else dense(stretch, shape)
             by_matrix = value.flatten(1) @ linear.matrix + stretch(torch.zeros_like(value[:1])).flatten(1)
             worst = max(worst, _disagreement(by_matrix, following.flatten(1)))
-            bound *= linear.norm_upper_bound() * _UP
+            norm = linear.norm_upper_bound()
+            bound *= norm * _UP
+            if len(stretch.arithmetic) == 1:
+                norms[stretch.name] = (norm, linear.absolute_norm_upper_bound())
         bound *= stretch.constant * _UP
         value = following if last else _apply(stretch, following)
     own = float64_logits(network, probe)
     worst = max(worst, _disagreement(value, own))
     if pairs is None:
         pairs = torch.full((own.shape[1], own.shape[1]), math.sqrt(2) * bound * _UP * _UP, dtype=torch.float64)
-    return Bounds(bound, pairs, worst)
+    return Bounds(bound, pairs, worst, norms)
 
 
 def float64_logits(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -94,31 +94,28 @@ def test_a_state_of_another_epoch_starts_at_the_beginning():
     assert len(order(loader)) == 30
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("count", [8, 13, 16, 25])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("count", [8, 21, 24])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_shares_are_disjoint_and_processes_take_the_same_number_of_steps(count, world_size, shuffle):
-    images = numbered(count)
-    options = {"batch_size": 4, "shuffle": shuffle, "seed": 1, "world_size": world_size}
-    loaders = [BatchLoader(images, rank=rank, **options) for rank in range(world_size)]
-    shares = [order(loader) for loader in loaders]
-    visited = [number for share in shares for number in share]
-    assert len(set(visited)) == len(visited)
-    assert {len(list(loader)) for loader in loaders} == {len(loaders[0])}
-    if shuffle:
-        assert {len(share) for share in shares} == {count // world_size}
-    else:
-        assert sorted(visited) == list(range(count))
-        assert all(len(labels) > 0 for loader in loaders for _, labels in loader)
+def test_the_shares_of_all_processes_are_the_batches_of_one(count, world_size, shuffle):
+    options = {"batch_size": 8, "shuffle": shuffle, "seed": 1, "augment": [RandomCrop(), RandomHorizontalFlip()]}
+    loaders = [
+        BatchLoader(numbered(count), rank=rank, world_size=size, **options)
+        for size in (1, world_size)
+        for rank in range(size)
+    ]
+    for loader in loaders:
+        loader.sampler.set_epoch(2)
+    for batch, *shares in zip(*loaders, strict=True):
+        assert all(torch.equal(whole, torch.cat(parts)) for whole, *parts in zip(batch, *shares, strict=True))
+        sizes = {len(labels) for _, labels in shares}
+        assert min(sizes) > 0
+        assert max(sizes) - min(sizes) <= 1
 
 
-def test_processes_augment_differently():
-    same = ImageSet(torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3).repeat(8, 1, 1, 1), torch.arange(8))
-    first, second = (next(iter(loader_of(same, rank=rank, world_size=2)))[0] for rank in (0, 1))
-    assert not torch.equal(first, second)
-
-
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 1, "world_size": 4}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"batch_size": 1, "world_size": 4}, {"batch_size": 2, "world_size": 2}]
+)
 def test_unusable_options_are_refused(options):
     with pytest.raises(InputError, match="expected"):
         BatchLoader(numbered(3), **options)

@@ -10,7 +10,7 @@ from torch import nn
 
 from lipcert import InputError
 from lipcert.verification import dense
-from lipcert.verification.norm import eigenvalue_norm_bound, rational_norm_bound
+from lipcert.verification.norm import eigenvalue_norm_bound, nonnegative_norm_upper_bound, rational_norm_bound
 from lipcert.verification.recompute import dense_bounds
 
 BOUNDS = [rational_norm_bound, eigenvalue_norm_bound]
@@ -31,6 +31,38 @@ def test_norms_that_are_known_exactly(bound):
     pythagorean = torch.tensor([[3.0, 4.0], [-4.0, 3.0]], dtype=torch.float64)
     assert 5.0 <= bound(pythagorean) <= 5.0 * (1 + 1e-8)
     assert bound(torch.zeros(3, 2, dtype=torch.float64)) == 0
+
+
+@pytest.mark.parametrize("shape", [(9, 30), (30, 9), (20, 20)], ids=str)
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200], ids=str)
+def test_norms_of_matrices_without_negative_entries(shape, size):
+    matrix = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for kept in (1.0, 0.1):
+        sparse = matrix * (matrix < kept)
+        norm = operator_norm(sparse)
+        assert norm * (1 - 1e-14) <= nonnegative_norm_upper_bound(sparse * size) / size <= norm * (1 + 1e-8)
+
+
+def test_norms_of_blocks_that_do_not_communicate():
+    """The positive vector of the method fades out on the weaker block and on what is zero."""
+    matrix = torch.zeros(60, 60, dtype=torch.float64)
+    matrix[:20, :20] = 1e-3 * torch.rand(20, 20, dtype=torch.float64)
+    matrix[20:50, 20:50] = torch.rand(30, 30, dtype=torch.float64)
+    norm = operator_norm(matrix)
+    assert norm * (1 - 1e-14) <= nonnegative_norm_upper_bound(matrix) <= norm * (1 + 1e-8)
+    assert nonnegative_norm_upper_bound(torch.zeros(60, 60)) == 0
+
+
+def test_the_norm_is_bounded_after_any_number_of_iterations(monkeypatch):
+    """A path's norm is that of its adjacency matrix; the power method needs long for it."""
+    path = torch.eye(80, dtype=torch.float64) + torch.eye(80, dtype=torch.float64).roll(1, 0).tril()
+    norm = operator_norm(path)
+    bounds = []
+    for count in (1, 3, 30, 1000):
+        monkeypatch.setattr("lipcert.verification.norm._ITERATIONS", count)
+        bounds.append(nonnegative_norm_upper_bound(path))
+    assert bounds == sorted(bounds, reverse=True)
+    assert norm * (1 - 1e-14) <= bounds[-1] <= norm * 1.001
 
 
 def layers():
