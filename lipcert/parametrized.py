@@ -35,8 +35,8 @@ def keep_effective_weights(network: nn.Module) -> None:
         plain = _convolution_of_computed_weight(module)
         names = ["weight"] if plain else list(module.parametrizations)  # type: ignore[arg-type]
         values = {name: getattr(module, name).detach().clone() for name in names}
-        del module.parametrizations
         module.__class__ = plain or parametrize.type_before_parametrizations(module)
+        del module.parametrizations
         for name, value in values.items():
             module.register_parameter(name, nn.Parameter(value))
 

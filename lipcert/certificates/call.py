@@ -125,12 +125,12 @@ class Call:
         self.apart(source)
         if tuple(shape[:1]) != source.shape[:1]:
             self.refuse("expected an operation that keeps the batch as its first dimension")
-        bound = product_up(source.bound, gain)
+        bound, alone = product_up(source.bound, gain), (source, gain)
         together = segment_upper_bound(terms, shape, bound) if terms else bound
         if together < bound:
             gain = up(together / source.bound)
             bound, method = together, "dense matrix together with the linear operations before it"
-        return self.emit(Value.fresh(bound, shape, *origin, terms=terms), gain, method)
+        return self.emit(Value.fresh(bound, shape, *origin, terms=terms, source=alone), gain, method)
 
     def apart(self, *values: Value) -> None:
         """Refuse values that mix the samples of a batch or whose first dimension is not the batch."""

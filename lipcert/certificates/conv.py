@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lipcert.certificates.norms import eigenvalue_upper_bound, scale_back, scale_to_one
+from lipcert.certificates.norms import bounded_once, eigenvalue_upper_bound, scale_back, scale_to_one
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, gamma, product_up, sqrt_up, sum_up
 
 # Phase (three quotients, their sum, times 2 pi) and cosine are off by less than 60 roundings; libm by an ulp.
@@ -98,6 +98,7 @@ def circular_norm_upper_bound(
     return product_up(sqrt_up(float(repeats)), circular)
 
 
+@bounded_once
 def grid_norm_upper_bound(
     weight: Tensor, grid: Sequence[int], *, stride: Sequence[int], dilation: Sequence[int], groups: int = 1
 ) -> float:

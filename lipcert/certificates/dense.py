@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lipcert.certificates.norms import block_norm_upper_bound, scale_back, scale_to_one
+from lipcert.certificates.norms import block_norm_upper_bound, bounded_once, scale_back, scale_to_one
 from lipcert.certificates.rounding import gamma, product_up, sqrt_up, sum_up
 
 _LARGEST_MATRIX = 12_000_000
 
 
+@bounded_once
 def dense_norm_upper_bound(
     weight: Tensor,
     positions: Tensor,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from lipcert.certificates.execution import arithmetic_of, check_same_function, float64_copy, float64_linear_copy
 from lipcert.certificates.float_rules import ROUNDING_RULES
-from lipcert.certificates.float_walk import RoundingWalk, bounds_of, computed_size, dtype_name
+from lipcert.certificates.float_walk import RoundingWalk, bounds_of, computed_size
 from lipcert.certificates.graph import run_walk
 from lipcert.certificates.norms import row_norms_upper_bound
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, gamma, product_up, sqrt_up, sum_up, unit_roundoff
 from lipcert.certificates.signal import Signal
 from lipcert.errors import InputError
-from lipcert.parametrized import keep_effective_weights
 
 _INFLATION = 1 + 2.0**-40  # the few float64 roundings on (K, K) tables
 
@@ -34,7 +31,7 @@ class LogitErrors:
     Attributes:
         constant: ``(K, K)`` float64.
         coefficient: ``(K, K)`` float64.
-        dtype: the arithmetic that is meant.
+        dtype: the type of the inputs, and of all operations before the network goes over to a finer one.
         reach: upper bound of the norm of any input.
     """
 
@@ -43,8 +40,13 @@ class LogitErrors:
     dtype: torch.dtype
     reach: float
 
+    def in_float64(self) -> LogitErrors:
+        """Return the bounds for a float64 copy of a network of one type: no term is less than linear in its unit."""
+        ratio = UNIT_ROUNDOFF / unit_roundoff(self.dtype)
+        return LogitErrors(self.constant * ratio, self.coefficient * ratio, torch.float64, self.reach)
 
-def logit_errors(model: nn.Module, input_shape: Sequence[int]) -> LogitErrors:
+
+def logit_errors(model: nn.Module, input_shape: Sequence[int], *, mixed: bool = False) -> LogitErrors:
     r"""Return bounds of the rounding errors of a network's logits, as it executes in its own floating-point type.
 
     Layer by layer, with L the Lipschitz constant of an operation, A its norm with absolute values and n the number of
@@ -57,6 +59,7 @@ def logit_errors(model: nn.Module, input_shape: Sequence[int]) -> LogitErrors:
     Args:
         model: network in eval mode, of one floating-point type.
         input_shape: shape of one input in [0, 1], without the batch.
+        mixed: whether this is a network that goes over from float32 to float64 instead.
 
     Returns:
         One bound for every pair of logits.
@@ -72,12 +75,17 @@ def logit_errors(model: nn.Module, input_shape: Sequence[int]) -> LogitErrors:
         >>> bool((errors.constant + 2 * errors.coefficient < 1e-5).all())
         True
     """
-    dtype = arithmetic_of(model)
+    dtype = torch.float32 if mixed else arithmetic_of(model)
+    finest = torch.float64 if mixed else dtype
     reach = sqrt_up(float(math.prod(input_shape)))
-    output, walk = run_walk(model, input_shape, lambda network: RoundingWalk(network, ROUNDING_RULES, dtype, reach))
+
+    def make(network: nn.Module) -> RoundingWalk:
+        return RoundingWalk(network, ROUNDING_RULES, reach, dtype=dtype, finest=finest)
+
+    output, _ = run_walk(model, input_shape, make)
     origin = output.value.anchor.origin
-    is_head = bool(origin) and output.value.is_whole and len(output.value.shape) == 2
-    coefficient, constant = _of_head(walk, origin) if is_head else _of_whole(output)
+    is_head = origin[:1] == ("linear",) and output.value.is_whole and len(output.value.shape) == 2
+    coefficient, constant = _of_head(origin) if is_head else _of_whole(output)
     return LogitErrors(constant * _INFLATION, coefficient * _INFLATION, dtype, reach)
 
 
@@ -89,11 +97,12 @@ def _of_whole(output: Signal) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _of_head(walk: RoundingWalk, origin: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+def _of_head(origin: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Errors of two logits: what the body's error becomes, and the roundings in the two rows."""
     _, source, weight, bias = origin
     roundings = weight.shape[1] + (bias is not None)
-    relative = sum_up(gamma(roundings, walk.unit), product_up(4.0 * roundings, walk.tiny))
+    tiny = torch.finfo(weight.dtype).tiny
+    relative = sum_up(gamma(roundings, unit_roundoff(weight.dtype)), product_up(4.0 * roundings, tiny))
     exact = weight.detach().cpu().double()
     rows = row_norms_upper_bound(exact)
     pairs = row_norms_upper_bound((exact[:, None] - exact).flatten(0, 1)).view(len(exact), len(exact))
@@ -104,37 +113,64 @@ def _of_head(walk: RoundingWalk, origin: tuple[Any, ...]) -> tuple[Tensor, Tenso
     for bound, size, shift in zip(inherited, (slope, constant), (0 * shifts, shifts), strict=True):
         own = relative * (rows * size + shift)
         tables.append(pairs * bound + own[:, None] + own)
-    tables[1] += product_up(8.0 * roundings, walk.tiny)
+    tables[1] += product_up(8.0 * roundings, tiny)
     return tables[0], tables[1]
 
 
-def rounded_margin_radius(
-    logits: Tensor, pair_upper_bounds: Tensor, errors: LogitErrors, norms: Tensor
-) -> tuple[Tensor, Tensor]:
-    r"""Return predictions and L2 radii that hold for the computed network, from its logits in float64.
+def centre_evaluation(model: nn.Module, inputs: Tensor, errors: LogitErrors) -> tuple[nn.Module, LogitErrors]:
+    """Return the copy of a network that evaluates the logits of inputs, and bounds of what its rounding does to them.
 
-    With errors :math:`E_{ij}(\rho) = E^0_{ij} + E^1_{ij} \rho` for inputs of norm at most :math:`\rho`, no input x' of
-    the box with :math:`\|x' - x\|_2 < r` is computed to be of another class if for all :math:`j \neq y`
-
-    .. math:: f_y(x) - f_j(x) - E^{64}_{yj}(\|x\|) - E_{yj}(\min(\sqrt d, \|x\| + r)) \ge L_{yj} r.
+    A float32 network evaluates them in float32 up to its first linear layer, and in float64 from there on. Where that
+    cannot be done or bounded, and in networks without linear layers, all of it is float64.
 
     Args:
-        logits: ``(N, K)`` float64, as computed in float64 with the very same weights.
+        model: network in eval mode, float32 or float64, that passed :func:`check_execution`.
+        inputs: ``(N, C, H, W)`` in [0, 1]; the first is evaluated.
+        errors: of the network.
+
+    Returns:
+        The copy, and its bounds: their ``dtype`` is the type that it takes its inputs in.
+    """
+    exact = float64_copy(model)
+    mixed = float64_linear_copy(model) if errors.dtype == torch.float32 else None
+    if mixed is not None:
+        first = inputs[:1]
+        try:
+            check_same_function(mixed, first.float(), exact, first.double())
+            return mixed, logit_errors(mixed, inputs.shape[1:], mixed=True)
+        except InputError:
+            pass  # a layer after the linear ones that has weights of its own, for example
+    return exact, errors.in_float64()
+
+
+def rounded_margin_radius(
+    logits: Tensor, pair_upper_bounds: Tensor, errors: LogitErrors, norms: Tensor, *, centre: LogitErrors | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Return predictions and L2 radii that hold for the computed network.
+
+    With errors :math:`E_{ij}(\rho) = E^0_{ij} + E^1_{ij} \rho` for inputs of norm at most :math:`\rho`, and
+    :math:`E^c` those of the logits :math:`\hat f` at hand, no input x' of the box with :math:`\|x' - x\|_2 < r` is
+    computed to be of another class if for all :math:`j \neq y`
+
+    .. math:: \hat f_y(x) - \hat f_j(x) - E^c_{yj}(\|x\|) - E_{yj}(\min(\sqrt d, \|x\| + r)) \ge L_{yj} r.
+
+    Args:
+        logits: ``(N, K)`` float64, with the very same weights.
         pair_upper_bounds: ``(K, K)`` float64, Lipschitz bounds of the differences of two logits.
-        errors: bounds of the rounding errors; those of float64 follow, because no term is less than linear in the unit
-            roundoff.
+        errors: bounds of the rounding errors of the network that the radii are for.
         norms: ``(N,)`` float64, upper bounds of the norms of the inputs.
+        centre: bounds of the rounding errors of these logits; those of a float64 evaluation by default.
 
     Returns:
         ``(N,)`` int64 predictions and ``(N,)`` float64 radii, rounded down.
     """
+    centre = centre or errors.in_float64()
     prediction = logits.argmax(1)
     steepness, constant, coefficient = (
         table[prediction] for table in (pair_upper_bounds, errors.constant, errors.coefficient)
     )
     margins = (logits.gather(1, prediction[:, None]) - logits) * (1 - 4 * UNIT_ROUNDOFF)
-    ratio = UNIT_ROUNDOFF / unit_roundoff(errors.dtype)
-    at_centre = (constant + coefficient * norms[:, None]) * ratio
+    at_centre = centre.constant[prediction] + centre.coefficient[prediction] * norms[:, None]
     left = margins - (at_centre + constant) * _INFLATION
     everywhere = left - coefficient * errors.reach * _INFLATION
     nearby = left - coefficient * norms[:, None] * _INFLATION
@@ -155,107 +191,5 @@ def norms_upper_bound(inputs: Tensor) -> Tensor:
     """Return upper bounds ``(N,)`` of the Euclidean norms of inputs in [0, 1], in float64."""
     flat = inputs.flatten(1)
     tiny = 2.0**-500 * math.sqrt(flat.shape[1])  # squares that underflow
-    norms: Tensor = flat.double().norm(dim=1).cpu() * (1 + gamma(flat.shape[1] + 8)) + tiny
-    return norms
-
-
-def arithmetic_of(model: nn.Module) -> torch.dtype:
-    """Return the floating-point type that a network computes in: float32 or float64.
-
-    Raises:
-        InputError: another type, or several.
-    """
-    tensors = (*model.parameters(), *model.buffers())
-    found = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {torch.float32}
-    names = ", ".join(sorted(map(dtype_name, found)))
-    if len(found) > 1 or not found <= {torch.float32, torch.float64}:
-        raise InputError(f"expected a network of one floating-point type, float32 or float64, got {names}")
-    return found.pop()
-
-
-def check_execution(model: nn.Module, inputs: Tensor) -> None:
-    """Refuse settings and networks whose arithmetic is not what the error bounds are for.
-
-    Raises:
-        InputError: reduced-precision products, flushed subnormals, inputs that the network's type does not hold, or an
-            operation in another type than the network's.
-    """
-    dtype = arithmetic_of(model)
-    if torch.get_float32_matmul_precision() != "highest":
-        raise InputError(
-            f'expected float32 products in full precision, got "{torch.get_float32_matmul_precision()}" '
-            "(torch.set_float32_matmul_precision)"
-        )
-    if any(tensor.is_cuda for tensor in model.parameters()) and torch.backends.cudnn.allow_tf32:
-        raise InputError("expected torch.backends.cudnn.allow_tf32 = False, got True")
-    if float(torch.full((1,), 2.0**-140, dtype=torch.float32) * 0.5) == 0:
-        raise InputError("expected gradual underflow, got subnormal numbers flushed to zero (torch.set_flush_denormal)")
-    if not torch.equal(inputs.to(dtype).double(), inputs.double()):
-        raise InputError(f"expected inputs that {dtype_name(dtype)} holds exactly")
-    plain = copy.deepcopy(model)
-    keep_effective_weights(plain)
-    executed, exact = (_constants(network, inputs[:1].to(own)) for network, own in _both(plain, dtype))
-    same = len(executed) == len(exact) and all(map(torch.equal, executed, exact))
-    if not same:
-        raise InputError(
-            f"expected weights that are the same in {dtype_name(dtype)} and float64, got some that forward computes; "
-            "export the network first"
-        )
-
-
-def _both(plain: nn.Module, dtype: torch.dtype) -> tuple[tuple[nn.Module, torch.dtype], ...]:
-    return ((plain, dtype), (float64_copy(plain), torch.float64))
-
-
-def _constants(network: nn.Module, first: Tensor) -> list[Tensor]:
-    """Run a network on one input and return what it computes from its weights alone."""
-    watch = _Watch(first)
-    try:
-        with torch.no_grad(), watch:
-            network(first)
-    except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"expected a network that runs in {dtype_name(first.dtype)}, got an error: {reason}"
-        ) from error
-    return watch.constants
-
-
-def float64_copy(model: nn.Module) -> nn.Module:
-    """Return a copy that computes in float64 with the very weights that execute."""
-    exact = copy.deepcopy(model)
-    keep_effective_weights(exact)  # before they are converted: the weights that are bounded are those that execute
-    return exact.double()
-
-
-class _Watch(TorchDispatchMode):
-    """Refuses changes of the floating-point type, and keeps what is computed without the input.
-
-    Attributes:
-        constants: float64 copies of the results that do not depend on the input, in order.
-    """
-
-    def __init__(self, first: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.constants = first.dtype, []
-        self._dependent = {id(first): first}  # kept alive, so that no other tensor gets the same id
-
-    constants: list[Tensor]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        taken, given = _floating((args, kwargs)), _floating(result)
-        if self.dtype in {tensor.dtype for tensor in taken}:
-            others = {tensor.dtype for tensor in given} - {self.dtype}
-            if others:
-                expected, found = dtype_name(self.dtype), ", ".join(map(dtype_name, others))
-                raise InputError(f"expected a network that computes in {expected} throughout, got {found} in {func}")
-        if any(id(tensor) in self._dependent for tensor in taken):
-            self._dependent |= {id(tensor): tensor for tensor in given}
-        elif "empty" not in str(func):
-            self.constants += [tensor.detach().double().clone() for tensor in given]
-        return result
-
-
-def _floating(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    norms = torch.cat([chunk.double().norm(dim=1).cpu() for chunk in flat.split(100)])
+    return norms * (1 + gamma(flat.shape[1] + 8)) + tiny

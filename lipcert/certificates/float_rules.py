@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.certificates import rules_pointwise, rules_shape
+from lipcert.certificates.float_rules_activations import MORE_ROUNDING_RULES
 from lipcert.certificates.float_walk import (
     Lanes,
     Rounding,
@@ -38,7 +39,7 @@ def plain(rounding: Rounding) -> Any:
 def exact(rounding: Rounding) -> Any:
     """Operations that return elements of their arguments, their absolute values or negatives."""
     kept = torch.tensor(rounding.constants(whole=rounding.call.name in _FILLS), dtype=torch.float64)
-    if not torch.equal(kept.to(rounding.walk.dtype).double(), kept):
+    if not torch.equal(kept.to(rounding.dtype).double(), kept):
         rounding.refuse("expected constants that the arithmetic holds exactly")
     others = list(rounding.lanes())
     offset = _offset(rounding)
@@ -82,6 +83,8 @@ def matmul(rounding: Rounding) -> Signal:
         if (given["beta"], given["alpha"]) != (1, 1):
             rounding.refuse("expected alpha 1 and beta 1")
         matrix = given["matrix"]
+    if matrix.ndim != 2:
+        rounding.refuse("expected a product with a constant matrix")
     return _sum_of_products(rounding, max(matrix.shape) + 1, matrix)
 
 
@@ -105,8 +108,8 @@ def transposed_convolution(rounding: Rounding) -> Signal:
 def _sum_of_products(rounding: Rounding, roundings: int, weight: Tensor, *origin: Any, groups: int = 1) -> Signal:
     if isinstance(weight, Signal):
         rounding.refuse("expected weights that do not depend on the network's input")
-    if weight.dtype != rounding.walk.dtype:
-        rounding.refuse(f"expected weights of type {rounding.walk.dtype}, got {weight.dtype}")
+    if weight.dtype != rounding.dtype:
+        rounding.refuse(f"expected weights of type {rounding.dtype}, got {weight.dtype}")
     return _contraction(rounding, roundings, absolute_norm(weight, groups), *origin)
 
 
@@ -116,7 +119,8 @@ def absolute_norm(weight: Tensor, groups: int = 1) -> float:
     Among the frequency responses of a kernel without negative weights the one at frequency zero dominates every other
     entry by entry. Padding with zeros, strides and dilation do not increase the norm.
     """
-    taps = weight.detach().cpu().double().abs().flatten(2).sum(dim=2) if weight.ndim > 2 else weight.detach().abs()
+    exact = weight.detach().cpu().double().abs()
+    taps = exact.flatten(2).sum(dim=2) if weight.ndim > 2 else exact
     blocks = taps.reshape(groups, taps.shape[0] // groups, taps.shape[1])
     largest = max(matrix_norm_upper_bound(block) for block in blocks)
     return product_up(largest, 1 + gamma(max(1, weight[0].numel())))
@@ -144,6 +148,8 @@ def _times(gain: float, bounds: Lanes, offset: float) -> Lanes:
 def scaling(rounding: Rounding) -> Signal:
     """Products and quotients with constants: a few roundings, the constant's own among them."""
     name, call = rounding.call.name, rounding.call
+    if len(arguments(call)) != 1:
+        rounding.refuse("expected at most one factor that depends on the network's input")
     fixed = [item for item in (*call.args, *call.kwargs.values()) if isinstance(item, Tensor | int | float)]
     constants = [item for item in fixed if not isinstance(item, Signal)]
     if name == "mul" and all(bool((torch.as_tensor(item) == 1).all()) for item in constants):
@@ -215,12 +221,14 @@ def reduce_norm(rounding: Rounding) -> Signal:
     """Euclidean norms over dimensions."""
     order = "ord" if rounding.call.name == "linalg.vector_norm" else "p"
     given = rounding.call.bind("input", **{order: 2, "dim": None, "keepdim": False, "dtype": None})
+    if given[order] not in (2, "fro"):
+        rounding.refuse("expected a norm of order 2")
     return _norms(rounding, _reduced(rounding, given))
 
 
 def _reduced(rounding: Rounding, given: dict[str, Any]) -> int:
-    if given["dtype"] not in (None, rounding.walk.dtype):
-        rounding.refuse(f"expected sums in {rounding.walk.dtype}, got {given['dtype']}")
+    if given["dtype"] not in (None, rounding.dtype):
+        rounding.refuse(f"expected sums in {rounding.dtype}, got {given['dtype']}")
     shape = rounding.call.value(given["input"]).shape
     return math.prod(shape[axis] for axis in other_dims(rounding.call, given["dim"], len(shape)))
 
@@ -235,15 +243,15 @@ def _norms(rounding: Rounding, count: int) -> Signal:
     rounding.check_range(product_up(largest, largest, float(count)))
     size = (product_up(gain, slope), product_up(gain, constant))
     bounds = rounding.rounded(_times(gain, bounds_of(source.value), 0.0), size, count + 10, shape)
-    lost = sqrt_up(product_up(float(math.prod(shape[1:])), 4.0 * (count + 10), rounding.walk.tiny))
+    lost = sqrt_up(product_up(float(math.prod(shape[1:])), 4.0 * (count + 10), rounding.tiny))
     return rounding.finish((*bounds[:3], sum_up(bounds[3], lost)), shape)
 
 
 def convert(rounding: Rounding) -> Any:
-    """Moves between devices; a change of type is no part of the analysed arithmetic."""
+    """Moves between devices, and to a finer type where the network may go over to one: exact."""
     result = rounding.rule(rounding.call)
-    if result.precision != rounding.walk.dtype:
-        rounding.refuse(f"expected no conversion from {rounding.walk.dtype}")
+    if result.precision not in (rounding.dtype, rounding.walk.finest):
+        rounding.refuse(f"expected no conversion from {rounding.dtype} to {result.precision}")
     return result
 
 
@@ -268,5 +276,6 @@ ROUNDING_RULES: dict[str, RoundingRule] = {
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), adaptive_average_pool),
     **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), norm_pool),
     **dict.fromkeys(("norm", "linalg.vector_norm"), reduce_norm),
+    **MORE_ROUNDING_RULES,
 }
 """What is not in the table is refused."""

@@ -31,19 +31,27 @@ class RoundingWalk(Walk):
 
     Each of the four numbers is the bound of a value (a lane). Operations without rounding act on each lane by their
     Lipschitz rule, because that compares any two evaluations: v(x) with the tensor at zero, v-hat with v. Operations
-    that round return a new anchor with their own error added.
+    that round return a new anchor with their own error added. Every operation counts in the type of its tensors: a
+    network may go over from float32 to float64, which is exact.
 
     Attributes:
         rules: how the rounding of each operation is bounded, by name.
-        dtype: the arithmetic.
         reach: upper bound of the norm of any input, for the overflow check.
+        dtype: the type of the inputs.
+        finest: the type that the network may go over to.
     """
 
-    def __init__(self, model: nn.Module, rules: Mapping[str, RoundingRule], dtype: torch.dtype, reach: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: Mapping[str, RoundingRule],
+        reach: float,
+        *,
+        dtype: torch.dtype,
+        finest: torch.dtype,
+    ) -> None:
         super().__init__(model, operation_of, {})
-        self.rules, self.dtype, self.reach = rules, dtype, reach
-        self.unit = unit_roundoff(dtype)
-        self.tiny, self.largest = torch.finfo(dtype).tiny, torch.finfo(dtype).max
+        self.rules, self.reach, self.dtype, self.finest = rules, reach, dtype, finest
 
     def record(self, name: str, gain: float, method: str) -> None:
         """Keep no rows: the proof has them."""
@@ -58,7 +66,7 @@ class RoundingWalk(Walk):
         rule = self.rules.get(call.name)
         if rule is None:
             _refuse(call, "expected an operation whose rounding error has a known bound")
-        return rule(Rounding(self, call, operation.rule))
+        return rule(Rounding(self, call, operation.rule, _dtype_of(call)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +77,28 @@ class Rounding:
         walk: the run that it belongs to.
         call: the operation and its arguments.
         rule: its Lipschitz rule.
+        dtype: the arithmetic that it computes in.
     """
 
     walk: RoundingWalk
     call: Call
     rule: Rule
+    dtype: torch.dtype
+
+    @property
+    def unit(self) -> float:
+        """Unit roundoff of the arithmetic."""
+        return unit_roundoff(self.dtype)
+
+    @property
+    def tiny(self) -> float:
+        """Its smallest normal number."""
+        return torch.finfo(self.dtype).tiny
+
+    @property
+    def largest(self) -> float:
+        """Its largest number."""
+        return torch.finfo(self.dtype).max
 
     def copy(self, replace: Callable[[Signal], Value]) -> Call:
         """Return the call with other values in place of its signals."""
@@ -144,19 +169,19 @@ class Rounding:
         """
         slope, constant = size[:2]
         self.check_range(sum_up(product_up(slope, self.walk.reach), constant))
-        relative = sum_up(gamma(roundings, self.walk.unit), product_up(4.0 * roundings, self.walk.tiny))
-        floor = product_up(4.0 * roundings, self.walk.tiny, sqrt_up(float(math.prod(shape[1:]))))
+        relative = sum_up(gamma(roundings, self.unit), product_up(4.0 * roundings, self.tiny))
+        floor = product_up(4.0 * roundings, self.tiny, sqrt_up(float(math.prod(shape[1:]))))
         local = (product_up(relative, slope), sum_up(product_up(relative, constant), floor))
         return (exact[0], exact[1], sum_up(exact[2], local[0]), sum_up(exact[3], local[1]))
 
     def check_range(self, largest: float) -> None:
         """Refuse numbers that could overflow on the way."""
-        if not largest <= self.walk.largest / 8:
-            self.refuse(f"expected numbers that {dtype_name(self.walk.dtype)} can hold, got some that may overflow")
+        if not largest <= self.largest / 8:
+            self.refuse(f"expected numbers that {dtype_name(self.dtype)} can hold, got some that may overflow")
 
     def check_constants(self) -> None:
         """Refuse numbers among the arguments that the arithmetic does not hold to within a rounding."""
-        if not all(value == 0 or self.walk.tiny <= abs(value) <= self.walk.largest for value in self.constants()):
+        if not all(value == 0 or self.tiny <= abs(value) <= self.largest for value in self.constants()):
             self.refuse("expected constants within the range of the arithmetic")
 
     def constants(self, *, whole: bool = False) -> list[float]:
@@ -165,7 +190,7 @@ class Rounding:
         found = [float(item) for item in leaves if isinstance(item, float) or (whole and isinstance(item, int))]
         fixed = [item for item in leaves if isinstance(item, Tensor) and not isinstance(item, Signal)]
         for tensor in fixed:
-            if tensor.is_floating_point() and tensor.dtype.itemsize > self.walk.dtype.itemsize:
+            if tensor.is_floating_point() and tensor.dtype.itemsize > self.dtype.itemsize:
                 found += tensor.detach().flatten().tolist()
         return found
 
@@ -197,6 +222,19 @@ def _with_lanes(bounds: Lanes, shape: Sequence[int], *origin: Any) -> Value:
 
 def _refuse(call: Call, reason: str) -> NoReturn:
     raise InputError(f'{reason} (arithmetic="real" does not need it), in {call.name} of {call.walk.place}')
+
+
+def _dtype_of(call: Call) -> torch.dtype:
+    """Return the type of an operation's signals, which torch computes in if no array of constants is finer."""
+    found = {signal.precision for signal in arguments(call)}
+    dtype = min(found, key=lambda dtype: dtype.itemsize)
+    constants = [
+        item for item in _leaves((call.args, call.kwargs)) if isinstance(item, Tensor) and not isinstance(item, Signal)
+    ]
+    arrays = {constant.dtype for constant in constants if constant.ndim > 0 and constant.is_floating_point()}
+    if len(found) > 1 or any(array.itemsize > dtype.itemsize for array in arrays):
+        _refuse(call, "expected tensors of one floating-point type")
+    return dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.certificates.certificate import LipschitzBound
-from lipcert.certificates.operations import LAYERS, operation_of
+from lipcert.certificates.norms import each_norm_once
+from lipcert.certificates.operations import operation_of
+from lipcert.certificates.rules_layers import whole_layers
 from lipcert.certificates.signal import Signal
 from lipcert.certificates.walk import Walk
 from lipcert.errors import InputError
+from lipcert.parametrized import frozen_copy
 
 WalkType = TypeVar("WalkType", bound=Walk)
 
@@ -31,9 +34,10 @@ def lipschitz_upper_bound(model: nn.Module, input_shape: Sequence[int]) -> Lipsc
 
     The network's own ``forward`` runs once on a stand-in that carries a bound in place of numbers, so functions,
     methods, operators, hooks, shared layers and parametrisations count as they execute. The bound holds for the
-    real-valued network with these very weights; all arithmetic on bounds rounds upwards. What it assumes: ``forward``
-    is a function of its input and the weights alone, matrix products and factorisations are sums of IEEE float64
-    products in some order, and the cosine of the platform is good to a few units in the last place.
+    real-valued network with these very weights: parametrised ones as the next call executes them, constants that
+    ``forward`` makes of them as float64 gives them. All arithmetic on bounds rounds upwards. What it assumes:
+    ``forward`` is a function of its input and the weights alone, matrix products and factorisations are sums of IEEE
+    float64 products in some order, and the cosine of the platform is good to a few units in the last place.
 
     Args:
         model: any network in eval mode that takes one batch of inputs and returns one tensor, ``(N, ...)``.
@@ -51,7 +55,7 @@ def lipschitz_upper_bound(model: nn.Module, input_shape: Sequence[int]) -> Lipsc
         >>> bound.value, [row.kind for row in bound.layers]
         (1.0, ['Flatten', 'ReLU'])
     """
-    output, walk = run_walk(model, input_shape, _bounding)
+    output, walk = _bounding_walk(model, input_shape)
     return LipschitzBound(output.value.bound, tuple(walk.rows))
 
 
@@ -78,7 +82,7 @@ def body_and_head(model: nn.Module, input_shape: Sequence[int]) -> tuple[Lipschi
         >>> body.value, tuple(weight.shape)
         (1.0, (2, 3))
     """
-    output, walk = run_walk(model, input_shape, _bounding)
+    output, walk = _bounding_walk(model, input_shape)
     value = output.value
     origin = value.anchor.origin
     if origin and origin[0] == "linear" and value.is_whole and len(value.shape) == 2 and len(origin[1].shape) == 2:
@@ -86,19 +90,34 @@ def body_and_head(model: nn.Module, input_shape: Sequence[int]) -> tuple[Lipschi
     return LipschitzBound(value.bound, tuple(walk.rows)), None
 
 
-def _bounding(model: nn.Module) -> Walk:
-    return Walk(model, operation_of, LAYERS)
+def _bounding_walk(model: nn.Module, input_shape: Sequence[int]) -> tuple[Signal, Walk]:
+    """Run a network in float64, which is how its logits are evaluated; in its own type where it cannot run in that."""
+
+    def make(network: nn.Module) -> Walk:
+        return Walk(network, operation_of, {})
+
+    try:
+        return run_walk(model, input_shape, make, dtype=torch.float64)
+    except InputError as error:
+        if error.__cause__ is None:  # no error of the forward's own
+            raise
+    return run_walk(model, input_shape, make)
 
 
 def run_walk(
-    model: nn.Module, input_shape: Sequence[int], make: Callable[[nn.Module], WalkType]
+    model: nn.Module,
+    input_shape: Sequence[int],
+    make: Callable[[nn.Module], WalkType],
+    *,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Signal, WalkType]:
-    """Run a network on a stand-in for its input.
+    """Run a copy of a network, with plain weights, on a stand-in for its input.
 
     Args:
         model: as for :func:`lipschitz_upper_bound`.
         input_shape: shape of one input, without the batch.
         make: returns what interprets its operations.
+        dtype: type that the copy is converted to, if any.
 
     Returns:
         The stand-in for its output, and the interpreter.
@@ -114,9 +133,12 @@ def run_walk(
     shape = tuple(int(size) for size in input_shape)
     if any(size < 1 for size in shape) or not shape:
         raise InputError(f"expected an input shape of positive sizes without the batch, got {shape}")
+    model = frozen_copy(model)
+    model = model if dtype is None else model.to(dtype)
     for settled in (False, True):  # some layers tidy up their statistics in the first call of eval mode
         before = _state(model)
         walk = make(model)
+        walk.layers = {**whole_layers(), **walk.layers}
         output = _forward(model, walk, shape)
         if before == _state(model):
             return output, walk
@@ -145,7 +167,7 @@ def _forward(model: nn.Module, walk: Walk, shape: tuple[int, ...]) -> Signal:
     source = walk.source(shape, device)
     drawn = _randomness()
     try:
-        with walk.watching(), torch.no_grad(), _nothing_compiled():
+        with walk.watching(), torch.no_grad(), _nothing_compiled(), each_norm_once():
             output = model(source)
     except InputError as error:
         raise walk.refused or error from None
@@ -160,6 +182,8 @@ def _forward(model: nn.Module, walk: Walk, shape: tuple[int, ...]) -> Signal:
         raise InputError(f"expected a network that returns one tensor made of its input, got {type(output).__name__}")
     if not output.is_current:
         raise InputError("expected an output that was not written to through another view of its memory")
+    if output.value.squared:
+        raise InputError(f"expected the root of a sum of squares, got a square without a root: {output.value.squared}")
     if not output.value.keeps_samples_apart:
         raise InputError("expected a network that returns one row for each sample of a batch")
     if not math.isfinite(output.value.bound):

@@ -10,19 +10,20 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.certificates.certificate import Certificate, LipschitzBound
+from lipcert.certificates.execution import check_execution, float64_copy
 from lipcert.certificates.float_error import (
     LogitErrors,
-    check_execution,
-    float64_copy,
+    centre_evaluation,
     logit_errors,
     norms_upper_bound,
     rounded_margin_radius,
 )
 from lipcert.certificates.float_walk import dtype_name
 from lipcert.certificates.graph import body_and_head
-from lipcert.certificates.norms import matrix_norm_upper_bound, row_norms_upper_bound
+from lipcert.certificates.norms import each_norm_once, matrix_norm_upper_bound, row_norms_upper_bound
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, product_up
 from lipcert.errors import InputError
+from lipcert.parametrized import frozen_copy
 
 MARGIN_RULES = ("joint", "per-class", "pairwise", "best")
 
@@ -35,7 +36,7 @@ _BOUND_IS_RECOMPUTED = (
 _AS_IT_EXECUTES = (
     "The radii hold for the network as it executes in {0}, for every {0} input of the [0, 1] box: the rounding of its "
     "operations, gradual underflow included, is counted at the input and within its ball, and none can overflow. The "
-    "real-valued logits are enclosed from a float64 evaluation whose own rounding is counted as well.",
+    "real-valued logits are enclosed from an evaluation whose own rounding is counted as well.",
     "Operations are IEEE, rounded to nearest; dot products are sums of the single products, in any order, fused or "
     "not. Winograd and Fourier convolutions, TF32, autocast, reduced-precision products and flushed subnormal operands "
     "are excluded: where the certificate is made they are refused as far as torch tells, elsewhere the user sees to "
@@ -174,13 +175,14 @@ def _number_of_classes(model: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 def certify(
-    model: nn.Module, inputs: Tensor, *, rule: str = "best", arithmetic: str = "float32", batch_size: int = 500
+    model: nn.Module, inputs: Tensor, *, rule: str = "best", arithmetic: str = "float32", batch_size: int = 100
 ) -> Certificate:
     """Certify the predictions of a network: within the radius of an input its class cannot change.
 
-    The Lipschitz constants are bounded from the model's own weights; the logits are evaluated in float64. With
-    ``arithmetic="float32"`` the guarantee is about the class that is *computed*: every float32 input of the box
-    strictly within the radius gets the predicted class from the network as it executes, in any order of summation.
+    The Lipschitz constants are bounded from the model's own weights. With ``arithmetic="float32"`` the guarantee is
+    about the class that is *computed*: every float32 input of the box strictly within the radius gets the predicted
+    class from the network as it executes, in any order of summation. Its logits are evaluated in float32 up to the
+    first linear layer and in float64 from there on, see :func:`centre_evaluation`; otherwise all in float64.
 
     Args:
         model: network in eval mode, without anything random. Export a network that was trained under constraints
@@ -189,8 +191,8 @@ def certify(
         rule: margin rule, see :func:`class_pair_upper_bounds`.
         arithmetic: ``"float32"``: as the network executes in its own type; a float64 network executes in float64, and
             the certificate says so. ``"float64"``: as the network executes after ``model.double()``. ``"real"``: the
-            real-valued network with these weights.
-        batch_size: inputs evaluated at a time.
+            real-valued network with these weights; what ``forward`` computes of them is rounded to float64.
+        batch_size: inputs evaluated at a time; activations that fit in the caches are the fastest.
 
     Returns:
         Predictions, radii in [0,1] pixel units, and the proof behind them.
@@ -210,23 +212,33 @@ def certify(
     check_inputs(inputs)
     if arithmetic not in ARITHMETICS:
         raise InputError(f"expected an arithmetic among {', '.join(ARITHMETICS)}, got {arithmetic!r}")
-    if arithmetic == "float64":
-        model = float64_copy(model)
-    bounds, proof = class_pair_upper_bounds(model, inputs.shape[1:], rule=rule)
-    if arithmetic != "real":
-        errors = executed_errors(model, inputs)
-    logits = float64_logits(model, inputs, batch_size=batch_size)
-    prediction, radius = margin_radius(logits, bounds)
-    slack = torch.zeros_like(radius)
-    if arithmetic != "real":
-        arithmetic, real_radius = dtype_name(errors.dtype), radius
-        prediction, radius = rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs))
-        slack = torch.where(radius < real_radius, real_radius - radius, 0)
-        open_ones = radius <= 0  # elsewhere the computed class is proved
-        prediction[open_ones] = _computed_classes(model, inputs[open_ones.to(inputs.device)], errors.dtype, batch_size)
+    # What is bounded is what is evaluated: weights that forward computes included, and none that a call moves.
+    model = frozen_copy(model) if arithmetic == "float32" else float64_copy(model)
+    with each_norm_once():
+        bounds, proof = class_pair_upper_bounds(model, inputs.shape[1:], rule=rule)
+        if arithmetic == "real":
+            prediction, radius = margin_radius(_logits(model, inputs, torch.float64, batch_size), bounds)
+            slack = torch.zeros_like(radius)
+        else:
+            prediction, radius, slack, arithmetic = _executed(model, inputs, bounds, batch_size)
     return Certificate(
         prediction, radius, "l2", rule, proof.value, proof.layers, arithmetic, ASSUMPTIONS[arithmetic], slack
     )
+
+
+def _executed(model: nn.Module, inputs: Tensor, bounds: Tensor, batch_size: int) -> tuple[Tensor, Tensor, Tensor, str]:
+    """Return predictions, radii and slacks of the network as it executes, and the name of its arithmetic."""
+    errors = executed_errors(model, inputs)
+    network, centre = centre_evaluation(model, inputs, errors)
+    logits = _logits(network, inputs, centre.dtype, batch_size)
+    prediction, radius = rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs), centre=centre)
+    uncounted = margin_radius(logits, bounds)[1]
+    open_ones = radius <= 0  # elsewhere the computed class is proved
+    if open_ones.any():
+        own = _logits(model, inputs[open_ones.to(inputs.device)], errors.dtype, batch_size)
+        prediction[open_ones] = own.argmax(1)
+    slack = torch.where(radius < uncounted, uncounted - radius, 0)
+    return prediction, radius, slack, dtype_name(errors.dtype)
 
 
 def executed_errors(model: nn.Module, inputs: Tensor) -> LogitErrors:
@@ -243,12 +255,6 @@ def executed_errors(model: nn.Module, inputs: Tensor) -> LogitErrors:
     return logit_errors(model, inputs.shape[1:])
 
 
-def _computed_classes(model: nn.Module, inputs: Tensor, dtype: torch.dtype, batch_size: int) -> Tensor:
-    with torch.no_grad():
-        chunks = [model(chunk.to(dtype)).argmax(1).cpu() for chunk in inputs.split(batch_size) if len(chunk)]
-    return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.int64)
-
-
 def check_inputs(inputs: Tensor) -> None:
     """Refuse what is not a non-empty batch of finite floating-point images in [0, 1].
 
@@ -259,15 +265,19 @@ def check_inputs(inputs: Tensor) -> None:
         raise InputError(f"expected floating-point inputs, got {getattr(inputs, 'dtype', type(inputs).__name__)}")
     if inputs.ndim < 2 or len(inputs) == 0:
         raise InputError(f"expected a non-empty batch of inputs (N, C, H, W), got shape {tuple(inputs.shape)}")
-    if not bool(torch.isfinite(inputs).all()):
+    low, high = map(float, inputs.aminmax())  # nan if any is
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError("expected finite inputs, got nan or infinity")
-    low, high = float(inputs.min()), float(inputs.max())
     if low < 0 or high > 1:
         raise InputError(f"expected inputs in [0, 1], got values from {low:g} to {high:g}")
 
 
-def float64_logits(model: nn.Module, inputs: Tensor, *, batch_size: int = 500) -> Tensor:
+def float64_logits(model: nn.Module, inputs: Tensor, *, batch_size: int = 100) -> Tensor:
     """Return the logits ``(N, K)`` of a float64 copy of ``model``, on the CPU."""
-    exact = float64_copy(model)
+    return _logits(float64_copy(model), inputs, torch.float64, batch_size)
+
+
+def _logits(network: nn.Module, inputs: Tensor, dtype: torch.dtype, batch_size: int) -> Tensor:
+    """Return the logits ``(N, K)`` that a network computes from inputs of this type, in float64 on the CPU."""
     with torch.no_grad():
-        return torch.cat([exact(chunk.to(dtype=torch.float64)).cpu() for chunk in inputs.split(batch_size)])
+        return torch.cat([network(chunk.to(dtype)).cpu().double() for chunk in inputs.split(batch_size)])

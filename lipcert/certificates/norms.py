@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +19,60 @@ from lipcert.errors import InputError
 _EIGENVALUES_OF_ALL = 64
 _ROUNDS = 12
 
+Parameters = ParamSpec("Parameters")
+Bound = TypeVar("Bound")
 
+_known: ContextVar[dict[Any, Any] | None] = ContextVar("norms bounded so far", default=None)
+
+
+@contextmanager
+def each_norm_once() -> Iterator[None]:
+    """Within, no operator's norm is bounded twice.
+
+    An operator is known by the numbers in its weights, not by the tensor that holds them: after a change in place it is
+    another one.
+
+    Example:
+        >>> weight = torch.eye(2)
+        >>> with each_norm_once():
+        ...     before, _, after = matrix_norm_upper_bound(weight), weight.mul_(3), matrix_norm_upper_bound(weight)
+        >>> before < 1.001 < 2.999 < after
+        True
+    """
+    if _known.get() is not None:
+        yield
+        return
+    outside = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(outside)
+
+
+def bounded_once(norm: Callable[Parameters, Bound]) -> Callable[Parameters, Bound]:
+    """Let a function of weights and settings take part in :func:`each_norm_once`."""
+
+    @functools.wraps(norm)
+    def known_or_bounded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Bound:
+        known = _known.get()
+        if known is None:
+            return norm(*args, **kwargs)
+        key = (norm, _content(args), _content(sorted(kwargs.items())))
+        if key not in known:
+            known[key] = norm(*args, **kwargs)
+        return known[key]  # type: ignore[no-any-return]
+
+    return known_or_bounded
+
+
+def _content(item: Any) -> Any:
+    if isinstance(item, Tensor):
+        octets = item.detach().cpu().contiguous().flatten().view(torch.uint8)
+        return item.shape, item.dtype, hashlib.sha256(octets.numpy().data).digest()
+    return tuple(map(_content, item)) if isinstance(item, list | tuple) else item
+
+
+@bounded_once
 def matrix_norm_upper_bound(weight: Tensor) -> float:
     r"""Return an upper bound of a matrix's largest singular value.
 

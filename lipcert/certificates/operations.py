@@ -5,30 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from deel import torchlip
-from torch import nn
 
-from lipcert.certificates import rules_conv, rules_linear, rules_norm, rules_pointwise, rules_pool, rules_shape
+from lipcert.certificates import (
+    rules_conv,
+    rules_einsum,
+    rules_linear,
+    rules_norm,
+    rules_pointwise,
+    rules_pool,
+    rules_shape,
+    rules_square,
+)
 from lipcert.certificates.activations import ELEMENTWISE
-from lipcert.certificates.call import Call
-from lipcert.certificates.rules_linear import other_dims
-from lipcert.certificates.signal import Signal
-from lipcert.certificates.walk import Operation, Rule, WholeLayer
-
-
-def _householder(call: Call) -> Signal:
-    """A reflection on one side of a hyperplane, nothing on the other, equal on the hyperplane itself."""
-    given = call.bind("module", "z", axis=1)
-    value = call.value(given["z"])
-    call.constants_only(given["module"].theta)
-    other_dims(call, given["axis"], len(value.shape))
-    return call.fresh(value, 1.0, value.shape, "reflection")
-
-
-LAYERS: dict[type[nn.Module], WholeLayer] = {
-    torchlip.HouseHolder: WholeLayer(torchlip.HouseHolder.forward, _householder)
-}
-"""Modules taken as a whole, by exact type; every other one is run."""
+from lipcert.certificates.walk import Operation, Rule
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(rules_shape.LOOKS, rules_shape.look),
@@ -47,35 +36,45 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(rules_pointwise.DROPOUTS, rules_pointwise.keep),
     **dict.fromkeys(("add", "sub"), rules_pointwise.add),
     "rsub": rules_pointwise.subtract_from,
-    "mul": rules_pointwise.multiply,
+    "mul": rules_square.product,
     "div": rules_pointwise.divide,
     "batch_norm": rules_norm.batch_norm,
     "layer_norm": rules_norm.layer_norm,
+    "rms_norm": rules_norm.rms_norm,
     "group_norm": rules_norm.group_norm,
     "instance_norm": rules_norm.instance_norm,
-    **dict.fromkeys(("maximum", "minimum"), rules_pointwise.extremum),
+    **dict.fromkeys(("pow", "square"), rules_square.power),
+    "sqrt": rules_square.root,
+    **dict.fromkeys(("var", "std"), rules_square.variance),
+    "lerp": rules_pointwise.interpolation,
+    "addcmul": rules_pointwise.product_added,
+    **dict.fromkeys(("maximum", "minimum", "fmax", "fmin", "hypot", "logaddexp"), rules_pointwise.extremum),
     "where": rules_pointwise.where,
     "masked_fill": rules_pointwise.masked_fill,
     "linear": rules_linear.linear,
-    **dict.fromkeys(("matmul", "mm", "rmatmul"), rules_linear.matmul),
+    **dict.fromkeys(("matmul", "mm", "rmatmul"), rules_einsum.matmul),
+    "einsum": rules_einsum.einsum,
+    "tensordot": rules_einsum.tensordot,
+    "inner": rules_einsum.inner,
     "addmm": rules_linear.addmm,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), rules_conv.convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), rules_conv.transposed_convolution),
     **dict.fromkeys(("sum", "mean"), rules_linear.reduce_sum),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), rules_pool.average_pool),
-    **dict.fromkeys(
-        ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), rules_pool.adaptive_average_pool
-    ),
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), rules_pool.average_pool),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), rules_pool.max_pool),
     **dict.fromkeys(
         ("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"), rules_pool.adaptive_max_pool
     ),
     **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), rules_pool.norm_pool),
     "interpolate": rules_pool.interpolate,
-    **dict.fromkeys(("norm", "linalg.vector_norm"), rules_pool.reduce_norm),
+    **dict.fromkeys(("norm", "linalg.norm", "linalg.vector_norm"), rules_pool.reduce_norm),
     **dict.fromkeys(("amax", "amin", "logsumexp", "max", "min"), rules_pool.extreme),
     "sort": rules_pool.sort,
-    **dict.fromkeys(("softmax", "log_softmax"), rules_pool.softmax),
+    **dict.fromkeys(("topk", "kthvalue", "median"), rules_pool.select),
+    **dict.fromkeys(("softmax", "softmin", "log_softmax"), rules_pool.softmax),
+    "fold": rules_pool.fold,
+    **dict.fromkeys(("cumsum", "diff"), rules_pool.along),
 }
 """A row an operation; its other spellings follow below."""
 
@@ -85,7 +84,8 @@ _SPELLINGS = {
     "rsub": ("__rsub__",),
     "mul": ("__mul__", "__rmul__", "multiply"),
     "div": ("__truediv__", "divide", "true_divide"),
-    "matmul": ("__matmul__",),
+    "matmul": ("__matmul__", "bmm", "mv"),
+    "pow": ("__pow__",),
     "rmatmul": ("__rmatmul__",),
     "neg": ("__neg__",),
     "positive": ("__pos__",),
@@ -105,10 +105,12 @@ def _known_functions() -> dict[Any, Operation]:
         for spelling, in_place in spellings:
             for namespace in _NAMESPACES:
                 if hasattr(namespace, spelling):
-                    known.setdefault(getattr(namespace, spelling), Operation(name, rule, in_place))
+                    operation = Operation(name, rule, in_place, rules_square.OF_SQUARES.get(name))
+                    known.setdefault(getattr(namespace, spelling), operation)
     for other_order in (torch.batch_norm, torch.instance_norm):  # not the arguments of torch.nn.functional
         known.pop(other_order, None)
-    known[torch.linalg.vector_norm] = Operation("linalg.vector_norm", rules_pool.reduce_norm)
+    for norm in ("norm", "vector_norm"):
+        known[getattr(torch.linalg, norm)] = Operation(f"linalg.{norm}", rules_pool.reduce_norm)
     return known
 
 
@@ -119,5 +121,6 @@ def operation_of(func: Any) -> Operation | None:
     """Return what is known about a torch function, None if nothing is."""
     if getattr(func, "__name__", None) == "__get__":
         name = f"get:{func.__self__.__name__}"
-        return Operation(name, RULES[name]) if name in RULES else None
+        of_squares = rules_square.OF_SQUARES.get(name)
+        return Operation(name, RULES[name], of_squares=of_squares) if name in RULES else None
     return _KNOWN.get(func)

@@ -35,6 +35,14 @@ class _Convolution:
         mode, before, widths = value.origin[1:] if value.origin[:1] == ("pad",) else ("constant", value, ())
         if len(widths) > 2 * len(size):
             return
+        copied = _copied_pixels(value) if before is value else None
+        if copied is not None:
+            source, pixels = copied
+            around = F.pad(pixels, [width for pair in reversed(zeros) for width in pair])
+            dense = dense_norm_upper_bound(self.weight, around, multiplications=2e10, **settings)
+            if dense is not None:
+                yield source, dense, "singular value of the dense matrix"
+            return
         if mode == "circular" and not any(map(any, zeros)):
             circular = circular_norm_upper_bound(self.weight, before.shape[2:], size, **settings)
             yield before, circular, "singular values over the circular frequency grid"
@@ -43,6 +51,22 @@ class _Convolution:
         dense = dense_norm_upper_bound(self.weight, positions, multiplications=budget, **settings)
         if dense is not None:
             yield before, dense, "singular value of the dense matrix"
+
+
+def _copied_pixels(value: Value) -> tuple[Value, Tensor] | None:
+    """What a padding by hand copies from, and 1 + the pixel that each pixel copies, alike in all channels."""
+    channels, size = value.shape[1], value.anchor.size
+    if value.gain <= 1 or not value.exact or not value.treats_samples_alike or size % channels:
+        return None
+    pixels = size // channels
+    index = value.index[0].reshape(channels, -1)
+    first = torch.arange(channels)[:, None] * pixels
+    moved = torch.where(index > 0, index - first, 0)
+    alike = bool((moved == moved[:1]).all()) and bool(((moved > 0) == (index > 0)).all())
+    if not alike or float(moved.max()) > pixels:
+        return None
+    whole = Value(value.anchor, torch.arange(1, 2 * size + 1, dtype=torch.float64).reshape(2, channels, pixels))
+    return whole, moved[0].long().reshape(value.shape[2:])
 
 
 def _positions(size: Sequence[int], mode: str, widths: Sequence[int], zeros: list[tuple[int, int]]) -> Tensor:
@@ -70,14 +94,23 @@ def convolution(call: Call) -> Signal:
     shape = [(n + sum(pad) - d * (k - 1) - 1) // s + 1 for n, pad, k, s, d in spatial]
     if min(shape) < 1:
         call.refuse(f"expected inputs of at least the kernel's size, got {value.shape[2:]}")
-    candidates = _Convolution(weight, stride, dilation, given["groups"]).bounds(value, zeros)
-    source, gain, method = min(candidates, key=lambda candidate: product_up(candidate[0].bound, candidate[1]))
+
+    def best(kernel: Tensor) -> tuple[Value, float, str]:
+        candidates = _Convolution(kernel, stride, dilation, given["groups"]).bounds(value, zeros)
+        return min(candidates, key=lambda candidate: product_up(candidate[0].bound, candidate[1]))
+
+    def norm(kernel: Tensor) -> float:
+        source, gain, _ = best(kernel)
+        return product_up(source.bound, gain)
+
+    source, gain, method = best(weight)
     apply, absolute = (
         functools.partial(_padded_convolution, call.func, zeros, kernel, stride, dilation, given["groups"])
         for kernel in (weight, weight.abs())
     )
     terms = (Term(value, apply, absolute, weight[0].numel()),)
-    return call.fresh(source, gain, (*value.shape[:1], weight.shape[0], *shape), method, terms=terms)
+    origin = ("convolution", value, weight, (zeros, stride, dilation, given["groups"]), norm)
+    return call.fresh(source, gain, (*value.shape[:1], weight.shape[0], *shape), method, *origin, terms=terms)
 
 
 def _padded_convolution(
@@ -114,13 +147,13 @@ def transposed_convolution(call: Call) -> Signal:
         groups=given["groups"],
     )
     method = "adjoint: singular values over a padded frequency grid"
-    settings: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": given["groups"]}
     positions = _positions(shape, "constant", (), [(width, width) for width in padding])
-    dense = dense_norm_upper_bound(weight, positions, **settings)
+    dense = dense_norm_upper_bound(weight, positions, stride=stride, dilation=dilation, groups=given["groups"])
     if dense is not None and dense < gain:
         gain, method = dense, "adjoint: singular value of the dense matrix"
     shape = [*value.shape[:1], weight.shape[1] * given["groups"], *shape]
-    return call.fresh(value, gain, shape, method)
+    settings = ([(width, width) for width in padding], stride, dilation, given["groups"])
+    return call.fresh(value, gain, shape, method, "adjoint", value, weight, settings)
 
 
 def each(argument: Any, dims: int) -> list[int]:

@@ -25,6 +25,8 @@ def linear(call: Call) -> Signal:
     value = call.value(given["input"])
     call.constants_only(given["bias"])
     weight = call.constant(given["weight"])
+    if len(value.shape) < 2 or weight.ndim != 2:
+        call.refuse("expected a batch of vectors and a matrix")
     call.fits(value.shape[-1], weight.shape[1])
     gain = matrix_norm_upper_bound(weight)
     return call.fresh(
@@ -39,29 +41,13 @@ def linear(call: Call) -> Signal:
     )
 
 
-def matmul(call: Call) -> Signal:
-    """Products with a constant matrix, on either side."""
-    given = call.bind("input", "other")
-    if call.name == "rmatmul":
-        given = {"input": given["other"], "other": given["input"]}
-    left, right = given["input"], given["other"]
-    varying, matrix = (left, call.constant(right)) if isinstance(left, Signal) else (right, call.constant(left))
-    if matrix.ndim != 2:
-        call.refuse("expected a product with a constant matrix")
-    value = call.value(varying)
-    side = -1 if varying is left else -2
-    inner, outer = matrix.shape if varying is left else matrix.T.shape
-    call.fits(value.shape[side], inner)
-    shape = list(value.shape)
-    shape[side] = outer
-    return call.fresh(value, matrix_norm_upper_bound(matrix), shape, CHOLESKY)
-
-
 def addmm(call: Call) -> Signal:
     """``addmm(bias, input, matrix)``."""
     given = call.bind("bias", "input", "matrix", beta=1, alpha=1)
     call.constants_only(given["bias"], given["beta"], given["alpha"])
     value, matrix = call.value(given["input"]), call.constant(given["matrix"])
+    if len(value.shape) != 2:
+        call.refuse("expected a batch of vectors")
     call.fits(value.shape[-1], matrix.shape[0])
     gain = product_up(abs(float(given["alpha"])), matrix_norm_upper_bound(matrix))
     return call.fresh(value, gain, (*value.shape[:-1], matrix.shape[1]), CHOLESKY)

@@ -48,6 +48,16 @@ def layer_norm(call: Call) -> Signal:
     return _standardised(call, given)
 
 
+def rms_norm(call: Call) -> Signal:
+    """RMSNorm: as LayerNorm, without the centring."""
+    given = call.bind("input", "normalized_shape", weight=None, eps=None)
+    if len(call.value(given["input"]).shape) <= len(given["normalized_shape"]):
+        call.refuse("expected a normalised shape without the batch")
+    if given["eps"] is None:
+        given["eps"] = torch.finfo(call.args[0].precision).eps
+    return _standardised(call, {**given, "bias": None})
+
+
 def group_norm(call: Call) -> Signal:
     """GroupNorm: as LayerNorm, in each group."""
     return _standardised(call, call.bind("input", "num_groups", weight=None, bias=None, eps=1e-5))

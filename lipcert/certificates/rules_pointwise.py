@@ -12,9 +12,11 @@ from torch import Tensor
 
 from lipcert.certificates.activations import ELEMENTWISE
 from lipcert.certificates.call import Call
+from lipcert.certificates.joint import joint_bound, side_by_side, source_of_sum
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, product_up, sum_up
+from lipcert.certificates.rules_residual import MONOTONE, residual_upper_bound
 from lipcert.certificates.segment import segment_upper_bound
-from lipcert.certificates.signal import Signal, Term, Value, joint_bound
+from lipcert.certificates.signal import Signal, Term, Value
 
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
@@ -30,7 +32,7 @@ def elementwise(call: Call) -> Signal:
     if not math.isfinite(slope):
         call.refuse("expected finite parameters")
     result = value.scaled(slope)
-    if call.name in ("relu", "neg"):
+    if call.name == "neg" or call.name in MONOTONE:
         result = dataclasses.replace(result, origin=(call.name, value))
     return call.emit(result, slope, "largest slope")
 
@@ -60,9 +62,9 @@ def add(call: Call) -> Signal:
     shape = call.broadcast(left, right)
     if not isinstance(left, Signal) or not isinstance(right, Signal):
         varying, factor = (left, 1.0) if isinstance(left, Signal) else (right, alpha)
-        value = _expanded(call.value(varying), shape)
+        value = call.value(varying).expanded(shape)
         return call.emit(_translated(call, value, factor, varying is left), factor, "translation")
-    first, second = (_expanded(call.value(item), shape) for item in (left, right))
+    first, second = (call.value(item).expanded(shape) for item in (left, right))
     signed = -float(given["alpha"]) if call.name == "sub" else float(given["alpha"])
     apply, absolute = (functools.partial(_times, factor) for factor in (signed, abs(signed)))
     same = functools.partial(_times, 1.0)
@@ -71,10 +73,17 @@ def add(call: Call) -> Signal:
         return call.fresh(call.value(left), 1.0, shape, "centring: an orthogonal projection", terms=terms)
     total = sum_up(first.bound, product_up(alpha, second.bound))
     call.apart(first, second)
+    residual = residual_upper_bound(first, second, signed)
+    if residual is None and signed == 1:
+        residual = residual_upper_bound(second, first, 1.0)
+    source = source_of_sum(first, second, alpha)
+    if residual is not None and residual[0] < total:
+        return call.emit(Value.fresh(residual[0], shape, terms=terms, source=source), 1.0, residual[1])
     together = segment_upper_bound(terms, shape, total)
     if together < total:
-        return call.emit(Value.fresh(together, shape, terms=terms), 1.0, "dense matrix of the branches together")
-    return call.emit(Value.fresh(total, shape, terms=terms), 1.0, "sum of the branches")
+        value = Value.fresh(together, shape, terms=terms, source=source)
+        return call.emit(value, 1.0, "dense matrix of the branches together")
+    return call.emit(Value.fresh(total, shape, terms=terms, source=source), 1.0, "sum of the branches")
 
 
 def _times(factor: float, inputs: Tensor) -> Tensor:
@@ -118,7 +127,7 @@ def multiply(call: Call) -> Signal:
     left, right = given["input"], given["other"]
     varying, fixed = (left, right) if isinstance(left, Signal) else (right, left)
     if bool((call.constant(fixed) == 1).all()):
-        return call.emit(_expanded(call.value(varying), call.broadcast(varying, fixed)), 1.0, "product with a constant")
+        return call.emit(call.value(varying).expanded(call.broadcast(varying, fixed)), 1.0, "product with a constant")
     readings = _readings(call, varying, fixed)
     result = _scaled(call, varying, torch.maximum(*readings), "product with a constant")
     return _with_factor(result, call.value(varying), call.constant(fixed), unambiguous=torch.equal(*readings))
@@ -149,11 +158,13 @@ def _with_factor(result: Signal, before: Value, factor: Tensor, *, unambiguous: 
 def _readings(call: Call, varying: Any, fixed: Any) -> tuple[Tensor, Tensor]:
     """The absolute value of a constant, as it is written and as torch rounds it to the type of the computation."""
     exact = call.constant(fixed).abs()
+    if isinstance(fixed, Tensor) and fixed.ndim > 0:  # torch computes in the larger type
+        return exact, exact
     return exact, exact.to(varying.precision).double() if isinstance(varying, Signal) else exact
 
 
 def _scaled(call: Call, varying: Any, factor: Tensor, method: str) -> Signal:
-    value = _expanded(call.value(varying), call.broadcast(varying, factor))
+    value = call.value(varying).expanded(call.broadcast(varying, factor))
     if not bool(torch.isfinite(factor).all()):
         call.refuse("expected a finite factor")
     largest = float(factor.max()) if factor.numel() else 0.0
@@ -162,20 +173,42 @@ def _scaled(call: Call, varying: Any, factor: Tensor, method: str) -> Signal:
 
 
 def extremum(call: Call) -> Any:
-    """``maximum`` and ``minimum`` of two tensors, or of a tensor and a constant."""
+    """``maximum``, ``minimum``, ``hypot`` and ``logaddexp`` of two tensors, or of a tensor and a constant."""
     given = call.bind("input", "other")
     left, right = given["input"], given["other"]
     shape = call.broadcast(left, right)
     if isinstance(left, Signal) and isinstance(right, Signal):
-        first, second = (_expanded(call.value(item), shape) for item in (left, right))
-        # |max(a, b) - max(a', b')|^2 <= |a - a'|^2 + |b - b'|^2 for each element.
+        first, second = (call.value(item).expanded(shape) for item in (left, right))
+        # The gradient (p, q) of each element has p^2 + q^2 <= 1.
         call.apart(first, second)
-        kind = "larger" if call.name == "maximum" else "smaller"
-        value = Value.fresh(joint_bound([first, second]), shape, kind, None, first, second)
+        kind = {"maximum": "larger", "fmax": "larger", "minimum": "smaller", "fmin": "smaller"}.get(call.name)
+        origin = (kind, None, first, second) if kind else ()
+        both = side_by_side([first, second])
+        source = None if both is None else (both, 1.0)
+        value = Value.fresh(joint_bound([first, second]), shape, *origin, source=source)
         return call.emit(value, 1.0, "one of two elements")
     varying = left if isinstance(left, Signal) else right
     call.constants_only(right if varying is left else left)
-    return call.emit(_expanded(call.value(varying), shape).scaled(1.0), 1.0, "largest slope")
+    return call.emit(call.value(varying).expanded(shape).scaled(1.0), 1.0, "largest slope")
+
+
+def interpolation(call: Call) -> Any:
+    """``lerp``: (1 - w) a + w b, for a constant w."""
+    given = call.bind("input", "end", "weight")
+    weight = call.constant(given["weight"])
+    readings = torch.stack([1 - weight, 1 - weight.float().double()])
+    rest = readings.gather(0, readings.abs().argmax(0, keepdim=True))[0]
+    if bool((rest + weight != 1).any()):
+        rest = torch.nextafter(rest, torch.where(rest > 0, math.inf, -math.inf).double())
+    first = call.walk.call(torch.mul, (given["input"], rest), {})
+    return call.walk.call(torch.add, (first, call.walk.call(torch.mul, (given["end"], weight), {})), {})
+
+
+def product_added(call: Call) -> Any:
+    """``addcmul``: a tensor and a product with a constant."""
+    given = call.bind("input", "tensor1", "tensor2", value=1)
+    product = call.walk.call(torch.mul, (given["tensor1"], given["tensor2"]), {})
+    return call.walk.call(torch.add, (given["input"], product), {"alpha": given["value"]})
 
 
 def where(call: Call) -> Signal:
@@ -186,7 +219,7 @@ def where(call: Call) -> Signal:
     shape, parts = call.broadcast(condition, given["input"], given["other"]), []
     for side, chosen in ((given["input"], condition), (given["other"], ~condition)):
         if isinstance(side, Signal):
-            value = _expanded(call.value(side), shape)
+            value = call.value(side).expanded(shape)
             parts.append(Value(value.anchor, torch.where(chosen.cpu(), value.index, 0.0), value.scale, value.exact))
     if len(parts) == 1:
         return call.emit(parts[0], 1.0, "choice by a constant condition")
@@ -200,10 +233,3 @@ def masked_fill(call: Call) -> Signal:
     value = call.value(given["input"])
     call.constants_only(given["mask"], given["value"])
     return call.emit(value.rearranged(lambda index: index.masked_fill(given["mask"].cpu(), 0.0)), 1.0, "rearrangement")
-
-
-def _expanded(value: Value, shape: tuple[int, ...]) -> Value:
-    if value.shape == shape:
-        return value
-    expanded: Value = value.rearranged(lambda index: index.expand(shape))
-    return expanded

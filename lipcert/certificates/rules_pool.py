@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,43 +15,46 @@ from lipcert.certificates.call import Call
 from lipcert.certificates.norms import matrix_norm_upper_bound
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, product_up, sqrt_up, sum_up
 from lipcert.certificates.rules_conv import each
-from lipcert.certificates.rules_linear import other_dims, reduced_shape
+from lipcert.certificates.rules_linear import CHOLESKY, other_dims, reduced_shape
 from lipcert.certificates.rules_pointwise import extremum
-from lipcert.certificates.signal import Signal, Term, Value
+from lipcert.certificates.signal import Signal, Term, Value, signals_in
 
 _EXACT_TO = 1 + 16 * UNIT_ROUNDOFF  # entries of the small matrices below are quotients of small integers
 
 
-def average_pool(call: Call) -> Signal:
-    """``avg_pool1d``, ``2d``, ``3d``: a Kronecker product of one small matrix a dimension."""
+def averages(call: Call) -> Iterator[Tensor]:
+    """Yield the small matrices whose Kronecker product an average pooling is, one a dimension."""
+    if call.name.startswith("adaptive"):
+        given = call.bind("input", "output_size")
+        value, dims = call.value(given["input"]), int(call.name[-2])
+        for size, target in zip(_spatial(call, value, dims), call.pooled(value)[-dims:], strict=True):
+            yield _matrix(size, F.adaptive_avg_pool1d, target)
+        return
     given = call.bind(
         "input", "kernel_size", stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
     )
     value, dims = call.value(given["input"]), int(call.name[8])
     kernel, stride, padding = _window(given, dims)
-    gain = 1.0
     for size, k, s, p in zip(_spatial(call, value, dims), kernel, stride, padding, strict=True):
-        matrix = _matrix(size, F.avg_pool1d, k, s, p, given["ceil_mode"], given["count_include_pad"])
-        gain = product_up(gain, matrix_norm_upper_bound(matrix), _EXACT_TO)
+        yield _matrix(size, F.avg_pool1d, k, s, p, given["ceil_mode"], given["count_include_pad"])
     if given["divisor_override"] is not None:
         if given["ceil_mode"] or not given["count_include_pad"]:
             call.refuse("expected a divisor together with ceil_mode=False and count_include_pad=True")
-        gain = product_up(gain, math.prod(kernel) / abs(given["divisor_override"]), _EXACT_TO)
-    terms = (Term(value, call.replayed, call.replayed, math.prod(kernel) + 4),)
-    return call.fresh(value, gain, call.pooled(value), "Kronecker product of matrix norms", terms=terms)
+        if given["divisor_override"] < 0:
+            call.refuse("expected a positive divisor")
+        yield torch.tensor([[math.prod(kernel) / given["divisor_override"]]], dtype=torch.float64)
 
 
-def adaptive_average_pool(call: Call) -> Signal:
-    """``adaptive_avg_pool1d``, ``2d``, ``3d``."""
-    given = call.bind("input", "output_size")
-    value, dims = call.value(given["input"]), int(call.name[-2])
-    shape = call.pooled(value)
-    gain = 1.0
-    for size, target in zip(_spatial(call, value, dims), shape[-dims:], strict=True):
-        matrix = _matrix(size, F.adaptive_avg_pool1d, target)
+def average_pool(call: Call) -> Signal:
+    """``avg_pool1d``, ``2d``, ``3d``, adaptive or not: a Kronecker product of one small matrix a dimension."""
+    gain, window = 1.0, 1
+    for matrix in averages(call):
         gain = product_up(gain, matrix_norm_upper_bound(matrix), _EXACT_TO)
-    terms = (Term(value, call.replayed, call.replayed, math.prod(value.shape[2:]) + 4),)
-    return call.fresh(value, gain, shape, "Kronecker product of matrix norms", terms=terms)
+        window *= int((matrix != 0).sum(dim=1).max())
+    (signal,) = signals_in((call.args, call.kwargs))
+    value = call.value(signal)
+    terms = (Term(value, call.replayed, call.replayed, window + 4),)
+    return call.fresh(value, gain, call.pooled(value), "Kronecker product of matrix norms", terms=terms)
 
 
 def interpolate(call: Call) -> Signal:
@@ -127,12 +130,20 @@ def norm_pool(call: Call) -> Signal:
 
 
 def reduce_norm(call: Call) -> Signal:
-    """Euclidean norms over dimensions other than the batch."""
-    order = "ord" if call.name == "linalg.vector_norm" else "p"
-    given = call.bind("input", **{order: 2, "dim": None, "keepdim": False, "dtype": None})
-    if given[order] not in (2, 2.0, "fro"):
-        call.refuse("expected a norm of order 2")
-    return _contraction(call, given, "norms of disjoint parts")
+    """Norms of order 1, 2 and infinity over dimensions other than the batch."""
+    order, default = "p" if call.name == "norm" else "ord", None if call.name == "linalg.norm" else 2
+    given = call.bind("input", **{order: default, "dim": None, "keepdim": False, "dtype": None})
+    value = call.value(given["input"])
+    dims = other_dims(call, given["dim"], len(value.shape))
+    chosen = given[order]
+    is_matrix_norm = call.name == "linalg.norm" and len(dims) == 2
+    chosen = 2 if chosen is None or (chosen == "fro" and (len(dims) == 2 or call.name == "norm")) else chosen
+    if chosen not in (1, 2, math.inf) or (is_matrix_norm and given[order] not in (None, "fro")):
+        call.refuse("expected a norm of order 1, 2 or infinity")
+    shape = reduced_shape(value, dims, keepdim=given["keepdim"])
+    count = math.prod(value.shape[axis] for axis in dims)
+    gain = sqrt_up(float(count)) if chosen == 1 else 1.0
+    return call.fresh(value, gain, shape, "norms of disjoint parts")
 
 
 def extreme(call: Call) -> Any:
@@ -157,6 +168,28 @@ def sort(call: Call) -> Any:
     return torch.return_types.sort((signal, None))  # type: ignore[arg-type]
 
 
+def select(call: Call) -> Any:
+    """``topk``, ``kthvalue`` and ``median`` over a dimension: some elements of the sorted ones."""
+    given = call.bind("input", *(() if call.name == "median" else ("k",)), **_SELECTIONS[call.name])
+    value = call.value(given["input"])
+    if given["dim"] is None:
+        call.refuse("expected a dimension")
+    dims = other_dims(call, given["dim"], len(value.shape))
+    count = given["k"] if call.name == "topk" else 1
+    shape = reduced_shape(value, dims, keepdim=call.name == "topk" or given["keepdim"])
+    if call.name == "topk":
+        shape[dims[0]] = count
+    signal = call.fresh(value, 1.0, shape, "part of a sort, which never pulls apart")
+    return getattr(torch.return_types, call.name)((signal, None))
+
+
+_SELECTIONS: dict[str, dict[str, Any]] = {
+    "topk": {"dim": -1, "largest": True, "sorted": True},
+    "kthvalue": {"dim": -1, "keepdim": False},
+    "median": {"dim": None, "keepdim": False},
+}
+
+
 def softmax(call: Call) -> Signal:
     """Softmax: by Gershgorin the Jacobian diag(p) - p p^T has no eigenvalue above max 2 p (1 - p) <= 1/2."""
     given = call.bind("input", dim=None, _stacklevel=3, dtype=None)
@@ -164,11 +197,50 @@ def softmax(call: Call) -> Signal:
     if given["dim"] is None:
         call.refuse("expected a dimension")
     dims = other_dims(call, given["dim"], len(value.shape))
-    if call.name == "softmax":
+    if call.name in ("softmax", "softmin"):
         return call.fresh(value, 0.5, value.shape, "Gershgorin")
     # I - 1 p^T is an oblique projection, of norm |1| |p| <= sqrt(n).
     gain = sqrt_up(float(value.shape[dims[0]]))
     return call.fresh(value, gain, value.shape, "norm of an oblique projection")
+
+
+def fold(call: Call) -> Signal:
+    """``fold``: adds up patches; a pixel is the sum of as many elements as there are patches that cover it."""
+    given = call.bind("input", "output_size", "kernel_size", dilation=1, padding=0, stride=1)
+    value = call.value(given["input"])
+    if len(value.shape) != 3:
+        call.refuse("expected a batch of patches")
+    sums = call.replayed(torch.ones(1, *value.shape[1:]))
+    terms = (Term(value, call.replayed, call.replayed, value.shape[2]),)
+    overlap = int(sums.max())
+    shape = (value.shape[0], *sums.shape[1:])
+    return call.fresh(value, sqrt_up(float(overlap)), shape, f"sums of up to {overlap} elements", terms=terms)
+
+
+def along(call: Call) -> Signal:
+    """``cumsum`` and ``diff`` along a dimension."""
+    given = call.bind("input", **({"n": 1, "dim": -1} if call.name == "diff" else {"dim": None, "dtype": None}))
+    value = call.value(given["input"])
+    (axis,) = other_dims(call, given["dim"], len(value.shape))
+    if given.get("n", 1) != 1 or given.get("dtype") is not None:
+        call.refuse("expected differences of order 1, or sums of the input's type")
+    matrix = getattr(torch, call.name)(torch.eye(value.shape[axis], dtype=torch.float64), dim=0)
+    shape = [matrix.shape[0] if at == axis else size for at, size in enumerate(value.shape)]
+    terms = (Term(value, call.replayed, _of_absolutes(call), value.shape[axis]),)
+    return call.fresh(value, matrix_norm_upper_bound(matrix), shape, CHOLESKY, terms=terms)
+
+
+def _of_absolutes(call: Call) -> Callable[[Tensor], Tensor]:
+    """The operation with the absolute values of its weights; a difference becomes a sum."""
+    if call.name == "cumsum":
+        return call.replayed
+
+    def sums(inputs: Tensor) -> Tensor:
+        dim = call.bind("input", n=1, dim=-1)["dim"]
+        size = inputs.shape[dim] - 1
+        return inputs.narrow(dim, 0, size) + inputs.narrow(dim, 1, size)
+
+    return sums
 
 
 def _contraction(call: Call, given: dict[str, Any], method: str) -> Signal:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lipcert.certificates.call import Call
+from lipcert.certificates.joint import joined, joint_bound, side_by_side
 from lipcert.certificates.rounding import up
-from lipcert.certificates.signal import Signal, Value, joined, joint_bound, signals_in
+from lipcert.certificates.signal import Signal, Value, signals_in
 
 LOOKS = (
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "__len__", "is_contiguous"),
@@ -25,6 +26,7 @@ MOVES = (
     *("split", "split_with_sizes", "chunk", "tensor_split", "unbind", "unfold", "diagonal", "tril", "triu"),
     *("get:T", "get:mT", "get:data", "contiguous", "detach", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
     *("repeat", "tile", "repeat_interleave", "roll", "flip", "fliplr", "flipud", "rot90", "index_select", "clone"),
+    *("gather", "hsplit", "vsplit", "dsplit", "unsafe_chunk", "unsafe_split"),
 )
 """Operations whose result holds nothing but elements of their input, and zeros."""
 
@@ -53,7 +55,10 @@ MEASURES = (
     *("__array__", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__", "__contains__", "__iter__"),
 )
 
-_COPIES = {"repeat", "tile", "repeat_interleave", "roll", "flip", "fliplr", "flipud", "rot90", "index_select", "clone"}
+_COPIES = {
+    *("repeat", "tile", "repeat_interleave", "roll", "flip", "fliplr", "flipud", "rot90", "index_select", "clone"),
+    "gather",
+}
 
 
 def look(call: Call) -> Any:
@@ -105,15 +110,30 @@ def _use(moved: Value, before: Value) -> float:
 
 
 def assign(call: Call) -> Signal:
-    """``x[key] = constant``."""
+    """``x[key] = y``, of a constant or of another result."""
     target, key, written = call.args
     value = call.value(target)
-    call.constants_only(written)
+    call.constants_only(*([] if isinstance(written, Signal) else [written]))
     if signals_in(key):
         call.refuse("expected positions that do not depend on the network's input")
+    key = _on_cpu(key)
     index = value.index.clone()
     index[key] = 0.0
-    return call.emit(Value(value.anchor, index, value.scale, value.exact), 1.0, "rearrangement")
+    kept = Value(value.anchor, index, value.scale, value.exact)
+    if not isinstance(written, Signal):
+        return call.emit(kept, 1.0, "rearrangement")
+    place = torch.arange(index.numel()).reshape(index.shape)[key]
+    source = call.value(written).expanded(tuple(place.shape))
+    if len(place.unique()) != place.numel():
+        call.refuse("expected to write to no position twice")
+
+    def write(parts: list[Tensor]) -> Tensor:
+        return parts[0].clone().flatten().scatter(0, place.flatten(), parts[1].flatten()).view(value.shape)
+
+    result = joined([kept, source], write)
+    call.apart(result)
+    method = "rearrangement" if result.anchor is value.anchor else "root of the sum of squares"
+    return call.emit(result, 1.0, method)
 
 
 def move_like(call: Call) -> Any:
@@ -177,10 +197,13 @@ def concatenate(call: Call) -> Any:
     if result.anchor is first.anchor:
         return call.emit(result, _use(result, first), "rearrangement")
     call.apart(*values)
-    sorted_bound = _sorted_bound(values)
-    if sorted_bound is None:
+    pairs = _sorted_pairs(values)
+    if pairs is None:
         return call.emit(result, 1.0, "root of the sum of squares")
-    return call.emit(Value.fresh(sorted_bound, result.shape), 1.0, "both orders of the same pairs: a sort")
+    both = side_by_side(pairs)
+    source = None if both is None else (both, 1.0)
+    sort = Value.fresh(joint_bound(pairs), result.shape, source=source)
+    return call.emit(sort, 1.0, "both orders of the same pairs: a sort")
 
 
 def _positive_and_negative_part(values: list[Value]) -> Value | None:
@@ -204,8 +227,8 @@ def _part(item: Any, first: Value) -> Value:
     )
 
 
-def _sorted_bound(values: list[Value]) -> float | None:
-    """Bound of the larger and the smaller of pairs side by side: together they are a permutation of the pairs."""
+def _sorted_pairs(values: list[Value]) -> list[Value] | None:
+    """The pairs of which these are the larger and the smaller elements: together they are a permutation of them."""
     if len(values) != 2 or not all(value.is_whole and value.anchor.origin for value in values):
         return None
     (first, dims, *pair), (second, other_dims, *other) = (value.anchor.origin for value in values)
@@ -213,4 +236,4 @@ def _sorted_bound(values: list[Value]) -> float | None:
         return None
     if len(pair) != len(other) or any(a is not b for a, b in zip(pair, other, strict=True)):
         return None
-    return joint_bound(pair)
+    return pair

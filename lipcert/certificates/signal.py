@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from lipcert.certificates.rounding import gamma, product_up, root_sum_squares_up, sqrt_up
+from lipcert.certificates.rounding import gamma, product_up, sqrt_up
 from lipcert.errors import InputError
 
 BATCH = 2
@@ -27,12 +27,14 @@ class Anchor:
         size: number of elements of one sample.
         origin: the operation and what it was given, where a later rule can use that.
         terms: linear operations whose sum this is, none if it is not linear in anything.
+        source: the value that this is a function of, and the Lipschitz constant of that function, if there is one.
     """
 
     bound: float
     size: int
     origin: tuple[Any, ...] = ()
     terms: tuple[Term, ...] = ()
+    source: tuple[Value, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Value:
         exact: whether every element is the anchor's element plus a constant, not a function of it.
         origin: the operation and what it was given, where a later rule can use that.
         lanes: the same tensor under other bounds, for an analysis that carries several of them.
+        squared: where it was squared, if the tensor is the square of what all of this says; empty otherwise.
     """
 
     anchor: Anchor
@@ -75,13 +78,21 @@ class Value:
     exact: bool = True
     origin: tuple[Any, ...] = ()
     lanes: tuple[Value, ...] = ()
+    squared: str = ""
 
     @classmethod
-    def fresh(cls, bound: float, shape: Sequence[int], *origin: Any, terms: tuple[Term, ...] = ()) -> Value:
+    def fresh(
+        cls,
+        bound: float,
+        shape: Sequence[int],
+        *origin: Any,
+        terms: tuple[Term, ...] = (),
+        source: tuple[Value, float] | None = None,
+    ) -> Value:
         """Return the value that is its own anchor."""
         count = torch.Size(shape).numel()
         index = torch.arange(1, count + 1, dtype=torch.float64).reshape(tuple(shape))
-        return cls(Anchor(bound, count // BATCH, origin, terms), index)
+        return cls(Anchor(bound, count // BATCH, origin, terms, source), index)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -158,31 +169,13 @@ class Value:
             Value(self.anchor, part, scale, self.exact) for part, scale in zip(moved, scales, strict=True)
         )
 
-
-def joined(values: Sequence[Value], join: Callable[[list[Tensor]], Tensor], *origin: Any) -> Value:
-    """Return the value that an operation such as concatenation makes of values: exact where they share their anchor."""
-    if len({id(value.anchor) for value in values}) == 1:
-        anchor, exact = values[0].anchor, all(value.exact for value in values)
-        index = join([value.index for value in values])
-        uniform = {value.scale for value in values if isinstance(value.scale, float)}
-        if len(uniform) == 1 and all(isinstance(value.scale, float) for value in values):
-            return Value(anchor, index, uniform.pop(), exact)
-        scales = [torch.as_tensor(value.scale, dtype=torch.float64).expand(value.shape) for value in values]
-        return Value(anchor, index, join(scales), exact)
-    shape = join([value.index for value in values]).shape
-    return Value.fresh(joint_bound(values), shape, *origin)
-
-
-def joint_bound(values: Sequence[Value]) -> float:
-    """Return an upper bound of the Lipschitz constant of all values together, as one long vector."""
-    by_anchor: dict[int, list[Value]] = {}
-    for value in values:
-        by_anchor.setdefault(id(value.anchor), []).append(value)
-    bounds = []
-    for group in by_anchor.values():
-        flat = group[0] if len(group) == 1 else joined(group, lambda parts: torch.cat([p.flatten() for p in parts]))
-        bounds.append(flat.bound)
-    return root_sum_squares_up(*bounds)
+    def expanded(self, shape: tuple[int, ...]) -> Value:
+        """Return the value as an operand of a result of this shape."""
+        if self.shape == shape:
+            return self
+        result: Value = self.rearranged(lambda index: index.expand(shape))
+        is_multiple = self.origin[:1] == ("times",) and len(shape) == len(self.shape)
+        return replace(result, exact=False, origin=self.origin) if is_multiple else result
 
 
 @dataclass

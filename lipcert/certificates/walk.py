@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,11 +28,19 @@ _LIBRARIES = ("torch.nn.", "deel.torchlip.", "orthogonium.", "lipcert.layers.")
 
 @dataclass(frozen=True)
 class Operation:
-    """What a torch function means: the name it is known by, its rule, and whether it writes to its first argument."""
+    """What a torch function means.
+
+    Attributes:
+        name: the name that it is known by.
+        rule: how it is bounded.
+        in_place: whether it writes to its first argument.
+        of_squares: the rule for arguments that are squares, where there is one.
+    """
 
     name: str
     rule: Rule
     in_place: bool = False
+    of_squares: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -117,14 +126,26 @@ class Walk:
         for item in (*call.args, *call.kwargs.values()):
             if isinstance(item, torch.dtype) and item not in (torch.float32, torch.float64):
                 call.refuse(f"expected float32 or float64, got {item}")
-        for signal in signals_in((call.args, call.kwargs)):
-            call.value(signal)
+        values = [call.value(signal) for signal in signals_in((call.args, call.kwargs))]
+        square = next((value.squared for value in values if value.squared), "")
+        if square:
+            if operation.of_squares is None:
+                call.refuse(f"expected squares to be summed up under a root, got {square}")
+            operation = dataclasses.replace(operation, rule=operation.of_squares)
         result = self.apply(call, operation)
         return _written(call, result) if call.in_place else result
 
     def apply(self, call: Call, operation: Operation) -> Any:
         """Return what an operation's rule answers."""
         return operation.rule(call)
+
+    def answer_for(self, module: nn.Module, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the output of a module that is taken as a whole."""
+        name = type(module).__name__
+        call = Call(self, name, lambda *_: None, (module, *args), kwargs)
+        if any(call.value(signal).squared for signal in signals_in((args, kwargs))):
+            call.refuse("expected squares to be summed up under a root")
+        return self.apply(call, Operation(name, rule))
 
     def source(self, shape: Sequence[int], device: torch.device) -> Signal:
         """Return the stand-in for a batch of inputs ``(BATCH, *shape)``."""
@@ -184,7 +205,7 @@ def _layer_type(module: nn.Module) -> type:
 
 def _whole_layer(walk: Walk, module: nn.Module, rule: Rule) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return rule(Call(walk, type(module).__name__, lambda *_: None, (module, *args), kwargs))
+        return walk.answer_for(module, rule, args, kwargs)
 
     return forward
 

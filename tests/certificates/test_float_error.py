@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from zoo import Forward
 
 from lipcert.certificates import float_error, float_walk, logit_errors, norms_upper_bound
-from lipcert.certificates.float_error import LogitErrors, check_execution, float64_copy
+from lipcert.certificates.execution import check_execution, float64_copy
+from lipcert.certificates.float_error import LogitErrors
 from lipcert.deployment import export
 from lipcert.errors import InputError
 from lipcert.networks import hkr_convnet
@@ -133,7 +134,6 @@ REFUSED = {  # bounded in real arithmetic; how far float32 may be off is not kno
     "spectral norm of a kernel is not the operator's": "some that forward computes",
     "layer normalisation": NO_KNOWN_ERROR,
     "a constant with a huge scale": "no conversion from",
-    "Householder reflections of torchlip": "no comparison",
     "softmax": NO_KNOWN_ERROR,
     "bilinear upsampling": NO_KNOWN_ERROR,
     "nearest upsampling": NO_KNOWN_ERROR,
@@ -229,7 +229,15 @@ def test_errors_of_float64_are_smaller_by_the_ratio_of_the_unit_roundoffs():
         (Forward(lambda self, x: x * x), "at most one factor"),
         (Forward(lambda self, x: x @ x.mT), "expected"),
         (Forward(lambda self, x: F.linear(x, x)), "expected"),
-        (Forward(lambda self, x: x.double()), "no conversion"),
+        (Forward(lambda self, x: x.double()), "no conversion from torch.float32 to torch.float64"),
+        (
+            nn.Sequential(nn.Linear(4, 3), Forward(lambda self, x: x.float())).double(),
+            "no conversion from torch.float64",
+        ),
+        (
+            Forward(lambda self, x: x + torch.ones(4, dtype=torch.float64)),
+            "tensors of one floating-point type.*in add of",
+        ),
     ],
     ids=[
         "tanh",
@@ -244,7 +252,9 @@ def test_errors_of_float64_are_smaller_by_the_ratio_of_the_unit_roundoffs():
         "square",
         "gram",
         "input-as-weight",
-        "conversion",
+        "to-float64",
+        "to-float32",
+        "finer-constant",
     ],
 )
 def test_what_has_no_known_accuracy_is_refused_by_name(network, message):

@@ -12,7 +12,7 @@ from zoo import Forward
 
 from lipcert import Certificate, InputError, certify
 from lipcert.attacks.verify import distance_upper_bound
-from lipcert.certificates import margin, margin_radius
+from lipcert.certificates import float_error, margin, margin_radius
 from lipcert.certificates.float_error import LogitErrors
 from lipcert.certificates.margin import ASSUMPTIONS
 from lipcert.data import FashionMNISTMini
@@ -81,7 +81,8 @@ def test_without_the_error_terms_the_attack_succeeds(monkeypatch):
     network = linear_classifier()
     inputs = near_the_boundary(network, 20, 0.01)
     forgotten = LogitErrors(torch.zeros(2, 2).double(), torch.zeros(2, 2).double(), torch.float32, 10.0)
-    monkeypatch.setattr(margin, "logit_errors", lambda *_: forgotten)
+    monkeypatch.setattr(margin, "executed_errors", lambda *_: forgotten)
+    monkeypatch.setattr(float_error, "logit_errors", lambda *_, **__: forgotten)
     assert neighbours(network, inputs, certify(network, inputs)) > 0
 
 
@@ -188,7 +189,9 @@ def test_counting_the_rounding_costs_little(trained, arithmetic, share):
     assert right.float().mean() > 0.5
     assert (executed.radius <= real.radius).all()
     assert (executed.radius * right).sum() >= share * (real.radius * right).sum()
-    torch.testing.assert_close(executed.radius + executed.rounding_slack, real.radius, rtol=1e-12, atol=0)
+    assert (executed.rounding_slack > 0).all()
+    # up to the rounding of the logits at hand, which the slack is taken from
+    torch.testing.assert_close(executed.radius + executed.rounding_slack, real.radius, rtol=1e-4, atol=0)
 
 
 def test_computed_classes_within_the_radius_in_any_order_of_sums(trained):

@@ -11,7 +11,8 @@ from reference import operator_norm
 from torch import Tensor
 
 from lipcert.certificates import norms
-from lipcert.certificates.norms import block_norm_upper_bound, matrix_norm_upper_bound
+from lipcert.certificates.conv import grid_norm_upper_bound
+from lipcert.certificates.norms import block_norm_upper_bound, bounded_once, each_norm_once, matrix_norm_upper_bound
 from lipcert.errors import InputError
 
 
@@ -121,3 +122,71 @@ def test_a_bound_below_the_norm_is_never_certified() -> None:
     matrix = torch.diag(torch.tensor([1.0, 1.0 + 1e-9], dtype=torch.float64))
     assert not bool(torch.linalg.cholesky_ex(torch.eye(2, dtype=torch.float64) - matrix @ matrix)[1] == 0)
     assert matrix_norm_upper_bound(matrix) >= 1.0 + 1e-9
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    calls = []
+
+    def block_norm(blocks):
+        calls.append(blocks)
+        return block_norm_upper_bound(blocks)
+
+    monkeypatch.setattr(norms, "block_norm_upper_bound", block_norm)
+    return calls
+
+
+def test_within_a_scope_equal_matrices_are_bounded_once_and_none_is_kept_beyond(counted) -> None:
+    weight = torch.randn(5, 4)
+    for _ in range(2):
+        with each_norm_once():
+            with each_norm_once():
+                first = matrix_norm_upper_bound(weight)
+            assert matrix_norm_upper_bound(weight.clone()) == first
+    assert len(counted) == 2
+    matrix_norm_upper_bound(weight)
+    assert len(counted) == 3
+
+
+def test_an_error_ends_the_scope(counted) -> None:
+    def bounding(*weights: Tensor) -> None:
+        with each_norm_once():
+            for weight in weights:
+                matrix_norm_upper_bound(weight)
+
+    with pytest.raises(InputError):
+        bounding(torch.eye(2), torch.ones(2, 2, 2))
+    matrix_norm_upper_bound(torch.eye(2))
+    assert len(counted) == 2
+
+
+CHANGES = {
+    "in place": lambda weight: weight.mul_(3),
+    "through its data": lambda weight: weight.data.mul_(3),
+    "through a view": lambda weight: weight[0].mul_(3),
+    "through numpy": lambda weight: weight.numpy().__imul__(3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_matrix_is_bounded_anew(change) -> None:
+    weight = torch.ones(2, 2)
+    with each_norm_once():
+        before = matrix_norm_upper_bound(weight)
+        change(weight)
+        after = matrix_norm_upper_bound(weight)
+    assert before != after == matrix_norm_upper_bound(weight)
+
+
+def test_the_same_weights_under_other_settings_or_another_function_are_bounded_anew() -> None:
+    weight = torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    with each_norm_once():
+        grids = [
+            grid_norm_upper_bound(weight, grid, stride=stride, dilation=[1, 1])
+            for grid, stride in (([3, 3], [1, 1]), ([4, 4], [1, 1]), ([4, 4], [2, 2]))
+        ]
+        assert len(set(grids)) == 3
+        shapes = [torch.arange(6.0).view(shape) for shape in ((2, 3), (3, 2), (1, 6))]
+        assert len({round(matrix_norm_upper_bound(matrix), 3) for matrix in shapes}) == 3
+        assert bounded_once(lambda tensor: 7)(weight[0, 0]) == 7
+        assert matrix_norm_upper_bound(weight[0, 0]) != 7
