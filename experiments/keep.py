@@ -1,6 +1,9 @@
 """Keep a run's figures as a results file: measured again on the deployed network, with its audit if there is one.
 
+Of several runs of one configuration with different seeds the file has the means, the standard deviations, and each.
+
 python experiments/keep.py runs/fashion_mnist_hkr experiments/results/fashion_mnist/hkr.json
+python experiments/keep.py runs/dense runs/dense-2 runs/dense-3 experiments/results/fashion_mnist/dense.json
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ import argparse
 import json
 import os
 import platform
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +21,17 @@ import torch
 
 from lipcert import load_run
 from lipcert.certificates import certify
-from lipcert.errors import one_line_errors
+from lipcert.errors import InputError, one_line_errors
 from lipcert.files import write_atomically
 from lipcert.metrics import certified_accuracy
 from lipcert.runs import Run, RunPaths
 from lipcert.summary import measure_certificates
+
+QUALITY = ("clean_accuracy", "certified_accuracy", "average_certified_radius", "kr", "rules")
+AVERAGED = (*QUALITY, "seconds", "images_per_second", "curves")
+SHARED = ("name", "hardware", "data", "samples", "arithmetic", "epochs", "train_samples", "versions")
+FREE = ("seed_everything", "name", "output")
+"""What may differ in the configurations of one network trained several times."""
 
 
 def audit_figures(run: Run) -> dict[str, Any]:
@@ -75,19 +86,67 @@ def keep(run: Run, threads: int, command: str | None = None) -> dict[str, Any]:
         "data": run.data.name,
         "network_sha256": run.network_sha256,
     }
-    return made_by | summary | measured | {"curves": curves(run)} | audit_figures(run)
+    record: dict[str, Any] = made_by | summary | measured | {"curves": curves(run)} | audit_figures(run)
+    return record
+
+
+def check_seeds(runs: Sequence[Run]) -> None:
+    """Refuse runs that are not of one configuration with different seeds, each trained to its end."""
+    first, *others = ({name: value for name, value in run.config.items() if name not in FREE} for run in runs)
+    for run, config in zip(runs[1:], others, strict=True):
+        differ = sorted(name for name in first | config if first.get(name) != config.get(name))
+        if differ:
+            other = f"another {' and '.join(differ)} in {run.directory} than in {runs[0].directory}"
+            raise InputError(f"expected runs of one configuration, got {other}")
+    seeds = [run.config["seed_everything"] for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"expected different seeds, got {seeds}")
+    for run in runs:
+        status = json.loads(RunPaths(run.directory).summary.read_text())["status"]
+        if status != "completed":
+            raise InputError(f"expected a completed training in {run.directory}, got one that was {status}")
+
+
+def over_seeds(function: Callable[[Sequence[float]], float], values: Sequence[Any]) -> Any:
+    """Return what ``function`` makes of each figure of the seeds, in dictionaries and lists as they come."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {name: over_seeds(function, [value[name] for value in values]) for name in first}
+    if isinstance(first, list):
+        return [over_seeds(function, column) for column in zip(*values, strict=True)]
+    return round(function(values), 6)
+
+
+def combined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of several seeds: means, standard deviations as of a sample, and the record of each seed."""
+    first = records[0]
+    each = [
+        {name: value for name, value in record.items() if name not in (*SHARED, "seeds", "curves")}
+        for record in records
+    ]
+    return {
+        **{name: first[name] for name in SHARED},
+        "seeds": [record["seed"] for record in records],
+        **{name: over_seeds(statistics.fmean, [record[name] for record in records]) for name in AVERAGED},
+        "sd": {name: over_seeds(statistics.stdev, [record[name] for record in records]) for name in QUALITY},
+        "each": each,
+    }
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories, of one configuration with several seeds")
     parser.add_argument("output", type=Path, help="results file to write")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads the training had")
     parser.add_argument("--command", help="command that made the run, if its summary does not say")
     options = parser.parse_args()
     with one_line_errors("keep"):
-        record = keep(load_run(options.run), options.threads, options.command)
+        runs = [load_run(directory) for directory in options.runs]
+        if len(runs) > 1:
+            check_seeds(runs)
+        records = [keep(run, options.threads, options.command) for run in runs]
+        record = records[0] if len(records) == 1 else combined(records)
         write_atomically(options.output, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
         print(f"{options.output}: ACR {record['average_certified_radius']:.4f}, KR {record['kr']:.4f}")
 

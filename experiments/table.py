@@ -9,53 +9,110 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
-EPSILONS = ("0.1", "0.25", "0.5", "1", "1.58")
+RESULTS = ROOT / "experiments" / "results"
+DATASETS = {
+    "fashion_mnist": "Fashion-MNIST",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar10_jpeg": "CIFAR-10 (JPEG copy)",
+}
+"""Folder of the results files and title, in the order of the tables."""
+
+NOTEBOOK = ("fashion_mnist/hkr", "fashion_mnist/lse_hkr", "fashion_mnist/soft_hkr")
+"""The tutorial's networks, shown under the tutorial's own rule too."""
 
 
-def table() -> str:
-    """The Markdown table: one row a results file, and the seed result's own rule beside it."""
-    header = [
-        "Fashion-MNIST, 10,000 test images",
-        "clean",
-        *(f"VRA {eps}" for eps in EPSILONS),
-        "ACR",
-        "KR",
-        "training",
-    ]
-    rows = [header, ["---"] * len(header)]
-    for path in sorted((ROOT / "experiments" / "results" / "fashion_mnist").glob("*.json")):
-        record = json.loads(path.read_text())
-        training = f"{record['epochs']} epochs, {record['seconds']:,.0f} s"
-        name = f"[{record['name']}](experiments/results/fashion_mnist/{path.name})"
-        for rule, figures in (("margin / 2", record["rules"]["per-class"]), ("pairwise", record)):
-            shares = [f"{figures['certified_accuracy'][eps]:.3f}" for eps in EPSILONS]
-            radius = f"{figures['average_certified_radius']:.3f}"
-            rows.append(
-                [f"{name}, {rule}", f"{record['clean_accuracy']:.3f}", *shares, radius, f"{record['kr']:.2f}", training]
-            )
+def tables(results: Path = RESULTS) -> str:
+    """One Markdown table a data set that has results."""
+    found = {folder: result_files(results / folder) for folder in DATASETS}
+    return "\n\n".join(table(DATASETS[folder], files) for folder, files in found.items() if files)
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The results files of a data set, one a network."""
+    return sorted(path for path in folder.glob("*.json") if path.name != "frontier.json")
+
+
+def table(title: str, files: list[Path]) -> str:
+    """The Markdown table of a data set: one row a network, the tutorial's two."""
+    records = [json.loads(path.read_text()) for path in files]
+    epsilons = sorted({epsilon for record in records for epsilon in record["certified_accuracy"]}, key=float)
+    columns = ["clean", *(f"VRA {shown(epsilon)}" for epsilon in epsilons), "ACR", "KR", "training"]
+    rows = [[f"{title}, {records[0]['samples']:,} test images", *columns]]
+    rows.append(["---"] * len(rows[0]))
+    for path, record in zip(files, records, strict=True):
+        name = f"[{path.stem}](experiments/results/{path.parent.name}/{path.name})"
+        seeds = len(record["seeds"])
+        if seeds > 1:
+            name += f", mean ± sd over {seeds} seeds"
+        if f"{path.parent.name}/{path.stem}" in NOTEBOOK:
+            rows.append([f"{name}, margin / 2", *cells(record, epsilons, rule="per-class")])
+            name += ", pairwise"
+        rows.append([name, *cells(record, epsilons)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def speed() -> str:
-    """One sentence on the training loop."""
-    record = json.loads((ROOT / "experiments" / "results" / "benchmarks" / "training_loop.json").read_text())
+def cells(record: dict[str, Any], epsilons: list[str], *, rule: str | None = None) -> list[str]:
+    """The figures of a row, by the best rule or by one of the others."""
+    spread = record.get("sd", {})
+    figures, spreads = (part["rules"][rule] if rule and part else part for part in (record, spread))
+    shares, spread_shares = figures["certified_accuracy"], spreads.get("certified_accuracy", {})
+    return [
+        cell(record["clean_accuracy"], spread.get("clean_accuracy")),
+        *(cell(shares[epsilon], spread_shares.get(epsilon)) if epsilon in shares else "-" for epsilon in epsilons),
+        cell(figures["average_certified_radius"], spreads.get("average_certified_radius")),
+        cell(record["kr"], spread.get("kr"), digits=2),
+        f"{record['epochs']} epochs, {record['seconds']:,.0f} s",
+    ]
+
+
+def cell(value: float, spread: float | None, *, digits: int = 3) -> str:
+    """A figure, with its standard deviation over seeds if there are several."""
+    return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def shown(epsilon: str) -> str:
+    """A budget as its field writes it: 0.141176 is 36/255."""
+    steps = 255 * float(epsilon)
+    return f"{steps:.0f}/255" if len(epsilon) > 4 and abs(steps - round(steps)) < 1e-3 else epsilon
+
+
+def speed(results: Path = RESULTS) -> str:
+    """One sentence on the training loop, and one on the time to the tutorial's quality once that has been measured."""
+    record = json.loads((results / "benchmarks" / "training_loop.json").read_text())
     ours, memory, written = (
         f"{record['images_per_second']['lipcert']:,.0f}",
         f"{record['ratio_to_in_memory']:.2f}",
         f"{record['ratio_to_as_written']:.2f}",
     )
+    path = results / "benchmarks" / "time_to_quality.json"
     return (
         f"lipcert trains {ours} images/s, {memory} times the tutorial's loop on in-memory tensors and {written} "
         f"times the tutorial as written ({record['hardware']}, medians of {record['rounds']} rounds). "
         "The layers' values are the same to the bit, see `lipcert/layers`."
+    ) + (time_to_quality(json.loads(path.read_text())) if path.is_file() else "")
+
+
+def time_to_quality(record: dict[str, Any]) -> str:
+    """One paragraph, or nothing if the quality was not reached."""
+    reached, quality, notebook = record["lipcert"]["reached"], record["quality"], record["notebook"]
+    if reached is None:
+        return ""
+    return (
+        f"\n\nThe quality of the tutorial's weights after {notebook['epochs']} epochs (clean accuracy "
+        f"{quality['clean_accuracy']:g}, ACR {quality['average_certified_radius']:g}) is reached on held-out images "
+        f"after {reached['seconds']:,.1f} s, certification and checkpoints included; the training steps of the "
+        f"tutorial's own loop take {notebook['seconds']:,.0f} s, {record['ratio']:.0f} times as long "
+        f"({notebook['how']} in the same run; {record['hardware']})."
     )
 
 
 def filled(readme: str) -> str:
     """The README with what the results say between its markers."""
-    for name, content in (("results", table()), ("speed", speed())):
+    for name, content in (("results", tables()), ("speed", speed())):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, rest = readme.split(begin)
         readme = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
@@ -70,7 +127,7 @@ def main() -> None:
         path = ROOT / "README.md"
         path.write_text(filled(path.read_text()))
     else:
-        print(f"{table()}\n\n{speed()}")
+        print(f"{tables()}\n\n{speed()}")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,17 @@ def test_the_figures_are_what_the_results_say():
     assert table["filled"](README) == README
 
 
-def test_every_file_that_the_readme_names_is_there():
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
+def test_every_data_set_with_results_has_a_table():
+    table = runpy.run_path(str(ROOT / "experiments" / "table.py"))
+    folders = {path.name for path in (ROOT / "experiments" / "results").iterdir() if path.is_dir()}
+    assert folders - {"benchmarks"} <= set(table["DATASETS"])
+
+
+@pytest.mark.parametrize("readme", ["README.md", "experiments/README.md"])
+def test_every_file_that_a_readme_names_is_there(readme):
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / readme).read_text())
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not ((ROOT / readme).parent / link).exists()] == []
 
 
 def test_the_architecture_section_names_every_room():

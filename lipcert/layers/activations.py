@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lipcert.errors import InputError
+from lipcert.layers.swaps import as_bits, bits_where_less, swap_into
 
 
 class MaxMin(nn.Module):
@@ -18,8 +19,8 @@ class MaxMin(nn.Module):
 
     .. math:: y_j = \max(x_j, x_{j + C/2}), \qquad y_{j + C/2} = \min(x_j, x_{j + C/2})
 
-    1-Lipschitz, and its Jacobian is a permutation. At a tie the gradient is that of the identity. In eval mode plain
-    torch operations run, which :func:`lipcert.lipschitz_upper_bound` recognises as a sort.
+    1-Lipschitz, and its Jacobian is a permutation. At a tie the gradient is that of the identity, and -0 is below
+    0. In eval mode plain torch operations run, which :func:`lipcert.lipschitz_upper_bound` recognises as a sort.
 
     Shapes: ``(N, C, ...)`` to the same, C even.
 
@@ -47,18 +48,16 @@ class _MaxMin(torch.autograd.Function):
         larger, smaller = result.chunk(2, dim=1)
         torch.maximum(first, second, out=larger)
         torch.minimum(first, second, out=smaller)
-        ctx.save_for_backward(second > first)
+        ctx.save_for_backward(bits_where_less(first, second))
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         larger, smaller = gradient.chunk(2, dim=1)
-        swapped = ctx.saved_tensors[0].to(gradient.dtype)  # lerp is exact at 0 and 1, and several times where's speed
         result = torch.empty_like(gradient)
         first, second = result.chunk(2, dim=1)
-        torch.lerp(larger, smaller, swapped, out=first)
-        torch.lerp(smaller, larger, swapped, out=second)
+        swap_into(larger, smaller, ctx.saved_tensors[0], out=(first, second))
         return result
 
 
@@ -68,7 +67,7 @@ class HalfAbs(nn.Module):
     .. math:: y_j = |x_j| \text{ for } j < \beta C, \qquad y_j = x_j \text{ otherwise}
 
     1-Lipschitz, and its Jacobian is diagonal with entries 1 and -1. With :math:`\beta = 1/2` it is MaxMin between two
-    rotations of each pair, without a second operand. The gradient at 0 is that of the identity.
+    rotations of each pair, without a second operand. The gradient at 0 is that of the identity, at -0 its negative.
 
     Args:
         share: :math:`\beta` in [0, 1]; the number of channels is rounded down.
@@ -105,16 +104,16 @@ class _HalfAbs(torch.autograd.Function):
         folded = inputs[:, :count]
         result = inputs.clone()
         torch.abs(folded, out=result[:, :count])
-        ctx.save_for_backward(folded < 0)
+        bits = as_bits(folded)
+        ctx.save_for_backward(bits & torch.iinfo(bits.dtype).min)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (negative,) = ctx.saved_tensors
+        (signs,) = ctx.saved_tensors
         result = gradient.clone()
-        part = result[:, : negative.shape[1]]
-        part.mul_(1 - 2 * negative.to(gradient.dtype))
+        as_bits(result[:, : signs.shape[1]]).bitwise_xor_(signs)
         return result, None
 
 

@@ -9,12 +9,14 @@ from deel import torchlip
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lipcert.layers.swaps import bits_where_less, swap_into
+
 
 class GroupSort2(torchlip.GroupSort2):  # type: ignore[misc]
     """Sorts neighbouring pairs of channels: torchlip's layer, value for value, several times faster in training.
 
     torchlip takes minimum and maximum along an axis, which keeps indices and scatters gradients. Here the two halves
-    of each pair are compared as a whole and one bit a pair is kept. In eval mode, and for a coefficient other than 1,
+    of each pair are compared as a whole and one mask a pair is kept. In eval mode, and for a coefficient other than 1,
     torchlip's own code runs; it is also what is exported.
 
     Shapes: ``(N, C, ...)`` to the same, C even.
@@ -43,15 +45,14 @@ class _SortPairs(torch.autograd.Function):
         sorted_pairs = torch.empty_like(pairs)
         torch.minimum(first, second, out=sorted_pairs[:, :, 0])
         torch.maximum(first, second, out=sorted_pairs[:, :, 1])
-        ctx.save_for_backward(first > second)
+        ctx.save_for_backward(bits_where_less(second, first))
         return sorted_pairs.flatten(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        swapped = ctx.saved_tensors[0].to(gradient.dtype)  # lerp is exact at 0 and 1, and several times where's speed
         to_smaller, to_larger = gradient.unflatten(1, (-1, 2)).unbind(2)
         result = torch.empty_like(gradient.unflatten(1, (-1, 2)))
-        torch.lerp(to_smaller, to_larger, swapped, out=result[:, :, 0])
-        torch.lerp(to_larger, to_smaller, swapped, out=result[:, :, 1])
+        first, second = result.unbind(2)
+        swap_into(to_smaller, to_larger, ctx.saved_tensors[0], out=(first, second))
         return result.flatten(1, 2)

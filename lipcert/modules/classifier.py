@@ -18,6 +18,7 @@ from lipcert.deployment import export
 from lipcert.errors import InputError
 from lipcert.layers import retract_
 from lipcert.metrics import MeanLoss
+from lipcert.schedules import OneCycle
 
 Batch = tuple[Tensor, Tensor]
 Stage = Literal["train", "val", "test"]
@@ -34,7 +35,7 @@ class Classifier(LightningModule):
         num_classes: K.
         optimizer: makes the optimizer from the network's parameters.
         lr_scheduler: makes a learning-rate scheduler from the optimizer.
-        lr_interval: whether the scheduler steps after every epoch or after every step.
+        lr_interval: whether the scheduler steps after every epoch or every step; ``OneCycle`` does after every step.
         one_hot: hand the loss one-hot targets ``(N, K)``, as torchlip's losses want them, instead of classes ``(N,)``.
         retract_every: steps between retractions of the weights that a layer leaves to be kept orthogonal by projection,
             see :func:`lipcert.layers.retract_`. What is validated and exported is projected to float precision.
@@ -105,7 +106,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         inputs, labels = batch
-        logits = self.network(inputs)
+        logits = _at_least_single(self.network(inputs))
         loss = self.loss_of(logits, labels)
         self.measure("train", loss.detach(), logits.detach(), labels)
         return loss
@@ -134,7 +135,8 @@ class Classifier(LightningModule):
 
     def _evaluate(self, stage: Stage, batch: Batch) -> None:
         inputs, labels = batch
-        logits = self.deployed(inputs)
+        with torch.autocast(inputs.device.type, enabled=False):  # in the precision that is deployed
+            logits = self.deployed(inputs)
         self.measure(stage, self.loss_of(logits, labels), logits, labels)
 
     def _log_stage(self, stage: Stage) -> None:
@@ -168,8 +170,11 @@ class Classifier(LightningModule):
         optimizer = self.make_optimizer(self.network.parameters())
         if self.make_lr_scheduler is None:
             return optimizer
-        schedule = {"scheduler": self.make_lr_scheduler(optimizer), "interval": self.lr_interval}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        scheduler = self.make_lr_scheduler(optimizer)
+        if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
+            scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
+        interval = "step" if isinstance(scheduler, OneCycle) else self.lr_interval
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the tensors that a loss holds outside its buffers, such as torchlip's running mean of SoftHKR."""
@@ -185,6 +190,11 @@ class Classifier(LightningModule):
         for name, value in checkpoint["loss_tensors"].items():
             path, _, attribute = name.rpartition(".")
             setattr(self.loss.get_submodule(path), attribute, value)
+
+
+def _at_least_single(logits: Tensor) -> Tensor:
+    """Margins are not for half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _at_least_one(every: int) -> int:

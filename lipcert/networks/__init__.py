@@ -2,5 +2,15 @@
 
 from lipcert.networks.dense import dense_network
 from lipcert.networks.hkr import hkr_convnet
+from lipcert.networks.residual import ConvexResidual, residual_network, residual_network_large
+from lipcert.networks.shift import shift_network, shift_network_large
 
-__all__ = ["dense_network", "hkr_convnet"]
+__all__ = [
+    "ConvexResidual",
+    "dense_network",
+    "hkr_convnet",
+    "residual_network",
+    "residual_network_large",
+    "shift_network",
+    "shift_network_large",
+]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import get_args
 
 import torch.nn as nn
 
-from lipcert.errors import InputError
-from lipcert.layers import MaxMin, OrthogonalLinear
-from lipcert.layers.orthogonal import LinearConstraint
+from lipcert.layers import BatchCentering
+from lipcert.networks.parts import dense_part
 
 
 def dense_network(
@@ -22,7 +20,8 @@ def dense_network(
 ) -> nn.Module:
     """Return orthogonal linear layers with MaxMin between them, up to an orthogonal head.
 
-    The network is 1-Lipschitz and its head's rows are orthonormal: a logit gap of m certifies m over root 2.
+    Pixels are centred by their running means: orthogonal layers keep a common offset, and the large gradients that it
+    makes. The network is 1-Lipschitz and its head's rows are orthonormal: a logit gap of m certifies m over root 2.
 
     Args:
         input_shape: ``(C, H, W)``.
@@ -41,26 +40,6 @@ def dense_network(
         >>> sum(parameter.numel() for parameter in network.parameters())
         1195018
     """
-    if any(width % 2 or width < 2 for width in widths):
-        raise InputError(f"expected even widths, got {list(widths)}")
-    layers: list[nn.Module] = [nn.Flatten()]
-    features = math.prod(input_shape)
-    for width in widths:
-        layers += [linear(features, width, constraint), MaxMin()]
-        features = width
-    return nn.Sequential(*layers, linear(features, num_classes, constraint))
-
-
-def linear(in_features: int, out_features: int, constraint: str) -> nn.Linear:
-    """Return an orthogonal layer by the word of its constraint, or with ``"none"`` a plain one.
-
-    Raises:
-        InputError: an unknown constraint.
-    """
-    if constraint == "none":
-        return nn.Linear(in_features, out_features)
-    for word in get_args(LinearConstraint):
-        if constraint == word:
-            return OrthogonalLinear(in_features, out_features, constraint=word)
-    words = ", ".join(get_args(LinearConstraint))
-    raise InputError(f"expected a constraint among none, {words}, got {constraint!r}")
+    pixels = math.prod(input_shape)
+    centred = BatchCentering(pixels, bias=False)
+    return nn.Sequential(nn.Flatten(), centred, *dense_part(pixels, widths, num_classes, constraint))
