@@ -43,9 +43,7 @@ class RandomHorizontalFlip(Augmentation):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise InputError(f"expected 0 <= p <= 1, got {p}")
-        self.p = p
+        self.p = _probability(p)
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Change a batch ``(N, C, H, W)``; see :class:`Augmentation`."""
@@ -58,9 +56,10 @@ class RandomCrop(Augmentation):
 
     Args:
         padding: width of the border in pixels; the image is shifted by at most this much in each direction.
+        p: probability that an image is cropped at all.
 
     Raises:
-        InputError: ``padding`` < 1.
+        InputError: ``padding`` < 1, or ``p`` is no probability.
 
     Example:
         >>> import torch
@@ -68,15 +67,24 @@ class RandomCrop(Augmentation):
         torch.Size([8, 3, 6, 6])
     """
 
-    def __init__(self, padding: int = 2) -> None:
+    def __init__(self, padding: int = 2, *, p: float = 1.0) -> None:
         if padding < 1:
             raise InputError(f"expected padding >= 1, got {padding}")
-        self.padding = padding
+        self.padding, self.p = padding, _probability(p)
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Change a batch ``(N, C, H, W)``; see :class:`Augmentation`."""
         count, _, height, width = inputs.shape
         padded = F.pad(inputs, (self.padding,) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), a view
-        top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
+        corners = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
+        if self.p < 1:
+            corners[:, torch.rand(count, generator=generator) >= self.p] = self.padding
+        top, left = corners
         return windows[torch.arange(count), :, top, left]
+
+
+def _probability(p: float) -> float:
+    if not 0 <= p <= 1:
+        raise InputError(f"expected 0 <= p <= 1, got {p}")
+    return p

@@ -8,6 +8,7 @@ from lipcert.layers.orthogonal import OrthogonalConv2d, OrthogonalLinear
 from lipcert.layers.pooling import L2NormPool2d
 from lipcert.layers.shift import SpatialShift
 from lipcert.layers.stiefel import keep_orthogonal, project_, project_gradients_, retract_
+from lipcert.layers.windows import MovedWindows
 
 __all__ = [
     "BatchCentering",
@@ -16,6 +17,7 @@ __all__ = [
     "HouseHolder",
     "L2NormPool2d",
     "MaxMin",
+    "MovedWindows",
     "NormalizedLinear",
     "OrthogonalConv2d",
     "OrthogonalLinear",

@@ -4,6 +4,7 @@ from lipcert.networks.dense import dense_network
 from lipcert.networks.hkr import hkr_convnet
 from lipcert.networks.residual import ConvexResidual, residual_network, residual_network_large
 from lipcert.networks.shift import shift_network, shift_network_large
+from lipcert.networks.window import window_network
 
 __all__ = [
     "ConvexResidual",
@@ -13,4 +14,5 @@ __all__ = [
     "residual_network_large",
     "shift_network",
     "shift_network_large",
+    "window_network",
 ]

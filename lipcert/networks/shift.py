@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lipcert.errors import InputError
-from lipcert.layers import L2NormPool2d, SpatialShift
+from lipcert.layers import BatchCentering, L2NormPool2d, SpatialShift
 from lipcert.networks.parts import activation_named, check_even, convolution, dense_part, image_shape
 
 
@@ -63,7 +63,7 @@ def shift_network(
     if min(height, width) < 2 * shrink:
         raise InputError(f"expected images of at least {2 * shrink} x {2 * shrink}, got {height} x {width}")
     height, width = height // patch, width // patch
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [BatchCentering(size, bias=False)]
     for stage, (channels, blocks) in enumerate(stages):
         if stage == 0:
             layers.append(convolution(size, channels, constraint, kernel_size=patch))

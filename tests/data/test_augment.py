@@ -37,6 +37,7 @@ CASES = [
     pytest.param(RandomHorizontalFlip(p=1), lambda inputs: inputs.flip(-1), id="flip always"),
     pytest.param(RandomCrop(), lambda inputs: crop_one_by_one(inputs, 2), id="crop"),
     pytest.param(RandomCrop(padding=6), lambda inputs: crop_one_by_one(inputs, 6), id="crop beyond the image"),
+    pytest.param(RandomCrop(padding=2, p=0), lambda inputs: inputs, id="crop never"),
 ]
 
 
@@ -64,7 +65,18 @@ def test_every_offset_occurs():
     assert shifts.sum() == 2000
 
 
-@pytest.mark.parametrize("make", [lambda: RandomHorizontalFlip(p=1.5), lambda: RandomCrop(padding=0)])
+def test_cropped_images_have_the_offsets_that_they_would_have_without_a_probability():
+    inputs = torch.rand(4000, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    always, rarely = (RandomCrop(padding=2, p=p)(inputs, generator()) for p in (1.0, 0.25))
+    kept = (rarely == inputs).flatten(1).all(1)
+    assert torch.equal(rarely[~kept], always[~kept])
+    expected = 0.25 * 24 / 25  # one offset in 25 leaves an image as it is
+    assert abs((~kept).double().mean() - expected) < 4 * (expected * (1 - expected) / 4000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: RandomHorizontalFlip(p=1.5), lambda: RandomCrop(padding=0), lambda: RandomCrop(p=-1)]
+)
 def test_parameters_out_of_range_are_refused(make):
     with pytest.raises(InputError, match="expected"):
         make()

@@ -1,5 +1,6 @@
 """Shifts, activations, heads and centring: values, gradients, and what they cost a certificate."""
 
+import itertools
 import multiprocessing
 import sys
 
@@ -13,13 +14,15 @@ from torch import nn
 from lipcert.certificates import lipschitz_upper_bound, logit_errors
 from lipcert.deployment import export
 from lipcert.errors import InputError
-from lipcert.layers import BatchCentering, HalfAbs, HouseHolder, MaxMin, SpatialShift
+from lipcert.layers import BatchCentering, HalfAbs, HouseHolder, MaxMin, MovedWindows, SpatialShift
 
 ISOMETRIES = {
     "maxmin": MaxMin(),
     "half-abs": HalfAbs(),
     "abs": HalfAbs(1.0),
     "third-abs": HalfAbs(0.3),
+    "windows": MovedWindows(),
+    "windows-back": MovedWindows(-3),
     "shift": SpatialShift(),
     "shift-2": SpatialShift(2),
     "shift-zeros": SpatialShift(wrap=False),
@@ -37,7 +40,7 @@ def images(channels: int = 12, **options: object) -> torch.Tensor:
 def test_constant_is_one(layer):
     plain = export(layer)
     assert lipschitz_upper_bound(plain, (12, 4, 6)).value <= 1 + 1e-12
-    if not isinstance(layer, SpatialShift):
+    if not isinstance(layer, SpatialShift | MovedWindows):
         assert lipschitz_upper_bound(plain, (12,)).value <= 1 + 1e-12
 
 
@@ -98,6 +101,27 @@ def test_shift_is_a_permutation_or_drops_pixels():
     matrix = dense_matrix(SpatialShift(wrap=False).eval(), (5, 3, 3))
     assert torch.equal(matrix @ matrix.T, torch.diag(matrix.sum(1)))
     assert matrix.sum() == 45 - 4 * 3
+
+
+@pytest.mark.parametrize(("side", "move"), [(2, 1), (2, -3), (3, 2), (1, 1)])
+def test_windows_by_their_definition(side, move):
+    inputs = images(2 * side**2)
+    pixels = torch.empty(3, 2, 4 * side, 6 * side)
+    for row, column, channel in itertools.product(range(4 * side), range(6 * side), range(2)):
+        place = ((row % side) * side + column % side) * 2 + channel
+        pixels[:, channel, row, column] = inputs[:, place, row // side, column // side]
+    moved = pixels.roll((move, move), (2, 3))
+    outputs = MovedWindows(move, side)(inputs.contiguous(memory_format=torch.channels_last))
+    assert outputs.is_contiguous(memory_format=torch.channels_last)
+    for row, column, channel in itertools.product(range(4 * side), range(6 * side), range(2)):
+        place = ((row % side) * side + column % side) * 2 + channel
+        assert torch.equal(outputs[:, place, row // side, column // side], moved[:, channel, row, column])
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_windows_of_other_numbers_of_channels_are_refused(channels):
+    with pytest.raises(InputError, match="multiple of 4"):
+        MovedWindows()(images(channels))
 
 
 def test_shift_keeps_the_memory_format():

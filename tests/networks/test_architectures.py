@@ -19,6 +19,7 @@ from lipcert.networks import (
     residual_network_large,
     shift_network,
     shift_network_large,
+    window_network,
 )
 from lipcert.train import main
 
@@ -27,6 +28,7 @@ TINY = {"input_shape": [2, 8, 8], "num_classes": 3, "widths": [6]}
 DENSE = (dense_network, TINY)
 SHIFT = (shift_network, {**TINY, "stages": [[6, 1], [10, 2]]})
 RESIDUAL = (residual_network, {**TINY, "channels": [6, 8], "blocks": 2})
+WINDOW = (window_network, {**TINY, "patch": 2, "channels": 8, "blocks": 3})
 POOLED = {"downsampling": "pool", "neck": "norm", "head": "normalized", "activation": "half-abs"}
 
 
@@ -42,13 +44,17 @@ CASES = {
     "shift-pooled": with_options(SHIFT, **POOLED),
     "shift-patch-4": with_options(SHIFT, patch=4, stages=[[6, 1]], widths=[]),
     "shift-cayley": with_options(SHIFT, constraint="cayley"),
+    "window": WINDOW,
+    "window-patch-4": with_options(WINDOW, patch=4, channels=36, widths=[]),
     "residual": RESIDUAL,
     "residual-fixed": with_options(RESIDUAL, learned_shares=False, share=0.3),
     "residual-rko": with_options(RESIDUAL, constraint="rko"),
     "residual-normalized": with_options(RESIDUAL, head="normalized", widths=[]),
 }
 ALL = pytest.mark.parametrize(("build", "arguments"), CASES.values(), ids=CASES)
-EACH = pytest.mark.parametrize(("build", "arguments"), [DENSE, SHIFT, RESIDUAL], ids=["dense", "shift", "residual"])
+EACH = pytest.mark.parametrize(
+    ("build", "arguments"), [DENSE, SHIFT, WINDOW, RESIDUAL], ids=["dense", "shift", "window", "residual"]
+)
 
 
 def trained(build, arguments, steps=4):
