@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
+
+_KEPT_ACCURACY = 0.8
 
 
 class EpochSeed(Callback):
@@ -154,6 +157,14 @@ class RunRecorder(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         self._save_last(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say in one line if the metric has chosen a network that classifies much worse than another epoch's."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.is_global_zero and self.monitor is not None:
+            line = doubtful_choice(self.rows, self.monitor, largest=self.mode == "max")
+            if line:
+                print(f"warning: {line}", file=sys.stderr)
+
     def _save_last(self, trainer: Trainer) -> None:
         # Lightning's own save_last leaves out the epochs that are not the best.
         self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
@@ -183,6 +194,36 @@ def rows_to_csv(rows: list[dict[str, float]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def doubtful_choice(rows: list[dict[str, float]], monitor: str, *, largest: bool = True) -> str | None:
+    """Return one line if the best epoch by a metric has less than 0.8 of the largest validation accuracy, else None.
+
+    An average of radii can be large for a network that is good for nothing: the radii of a constant classifier, right
+    for one class in K, have no limit.
+
+    Args:
+        rows: those of ``metrics.csv``.
+        monitor: the metric by which the best epoch is chosen.
+        largest: whether its largest value is best.
+
+    Example:
+        >>> row = {"epoch": 0, "val/accuracy": 0.9, "val/average_certified_radius": 0.8}
+        >>> constant = {"epoch": 1, "val/accuracy": 0.1, "val/average_certified_radius": 1.1}
+        >>> doubtful_choice([row, constant], "val/average_certified_radius")[:66]
+        'val/average_certified_radius has chosen epoch 1, with accuracy 0.1'
+    """
+    measured = [row for row in rows if {monitor, "val/accuracy"} <= row.keys() and math.isfinite(row[monitor])]
+    if not measured:
+        return None
+    chosen = (max if largest else min)(measured, key=lambda row: row[monitor])
+    widest = max(measured, key=lambda row: row["val/accuracy"])
+    if chosen["val/accuracy"] >= _KEPT_ACCURACY * widest["val/accuracy"]:
+        return None
+    return (
+        f"{monitor} has chosen epoch {chosen['epoch']:.0f}, with accuracy {chosen['val/accuracy']:.3g} where epoch "
+        f"{widest['epoch']:.0f} had {widest['val/accuracy']:.3g}; --monitor val/accuracy chooses otherwise"
+    )
 
 
 class Throughput:

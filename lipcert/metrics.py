@@ -41,6 +41,9 @@ def average_certified_radius(radius: Tensor, preds: Tensor, target: Tensor) -> T
 
     .. math:: \frac{1}{N} \sum_i r_i [\hat{y}_i = y_i]
 
+    It has no upper limit: a classifier that always answers the same is right for one class and certified at any radius.
+    Read it beside the accuracy.
+
     Args:
         radius: ``(N,)`` certified radii.
         preds: ``(N,)`` predicted classes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,7 +19,8 @@ class OneCycle(LRScheduler):
     .. math:: \eta_p / \eta = a + (1 - a)\, p / w \;(p < w), \qquad
         b + (1 - b)\, \tfrac12 \Big(1 + \cos \pi \frac{p - w}{1 - w}\Big) \;(p \ge w)
 
-    ``warmup=0`` is the cosine schedule. To be stepped after every optimizer step.
+    ``warmup=0`` is the cosine schedule. To be stepped after every optimizer step. A checkpoint keeps where the schedule
+    is, not how long the training is: one that is continued for longer has the rates of the longer one from there on.
 
     Args:
         optimizer: whose learning rates are the largest ones.
@@ -28,7 +30,7 @@ class OneCycle(LRScheduler):
         end: b.
 
     Raises:
-        InputError: a warm-up outside of [0, 1).
+        InputError: a warm-up outside of [0, 1), or fewer than one step; in ``step`` if nobody has said how many.
 
     Source: Smith & Topin (2018), arXiv 1708.07120; Loshchilov & Hutter (2017), arXiv 1608.03983.
 
@@ -55,6 +57,8 @@ class OneCycle(LRScheduler):
     ) -> None:
         if not 0 <= warmup < 1:
             raise InputError(f"expected a warm-up in [0, 1), got {warmup}")
+        if total_steps is not None and total_steps < 1:
+            raise InputError(f"expected total_steps >= 1, got {total_steps}")
         self.total_steps, self.warmup, self.start, self.end = total_steps, warmup, start, end
         super().__init__(optimizer)
 
@@ -62,8 +66,17 @@ class OneCycle(LRScheduler):
         """Return the learning rate of each parameter group."""
         return [base * self._factor() for base in self.base_lrs]  # type: ignore[misc]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {name: value for name, value in super().state_dict().items() if name != "total_steps"}
+
     def _factor(self) -> float:
-        done = min(1.0, self.last_epoch / self.total_steps) if self.total_steps else 0.0
+        if self.last_epoch == 0:
+            done = 0.0  # the length is not known yet
+        elif self.total_steps is None:
+            raise InputError("expected total_steps, the steps of the whole training, got None")
+        else:
+            done = min(1.0, self.last_epoch / self.total_steps)
         if done < self.warmup:
             return self.start + (1 - self.start) * done / self.warmup
         return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))

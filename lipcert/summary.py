@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from lipcert.certificates import (
-    LogitErrors,
     executed_errors,
     float64_logits,
     margin_radius,
@@ -17,6 +18,7 @@ from lipcert.certificates import (
     pair_upper_bounds_by_rule,
     rounded_margin_radius,
 )
+from lipcert.certificates.float_error import centre_evaluation
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
 from lipcert.metrics import KantorovichRubinstein, average_certified_radius, certified_accuracy
@@ -38,17 +40,13 @@ def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequ
     """
     inputs, labels = images.inputs(), images.labels
     if not epsilons:
-        with torch.inference_mode():
-            preds = torch.cat([network(chunk).argmax(1) for chunk in inputs.split(1000)])
+        preds = _logits(network, inputs).argmax(1)
         return {"clean_accuracy": (preds == labels).float().mean().item(), "samples": len(labels)}
-    logits, errors = float64_logits(network, inputs), _errors_if_known(network, inputs)
+    logits, radii, arithmetic = _evaluated(network, inputs)
     rules: dict[str, Any] = {}
     bounds_by_rule, proof = pair_upper_bounds_by_rule(network, inputs.shape[1:])
     for rule, bounds in bounds_by_rule.items():
-        if errors is None:
-            preds, radius = margin_radius(logits, bounds)
-        else:
-            preds, radius = rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs))
+        preds, radius = radii(bounds)
         rules[rule] = {
             "certified_accuracy": {
                 f"{eps:g}": round(certified_accuracy(radius, preds, labels, eps).item(), 6) for eps in epsilons
@@ -62,15 +60,29 @@ def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequ
         "clean_accuracy": round((preds == labels).float().mean().item(), 6),
         "samples": len(labels),
         **best,
-        "arithmetic": "real" if errors is None else str(errors.dtype).removeprefix("torch."),
+        "arithmetic": arithmetic,
         "kr": round(kr.compute().item(), 6),
         "lipschitz_upper_bound": proof.value,
         "rules": rules,
     }
 
 
-def _errors_if_known(network: nn.Module, inputs: torch.Tensor) -> LogitErrors | None:
+def _evaluated(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]], str]:
+    """Return logits, what makes predictions and radii of bounds of their differences, and the radii's arithmetic."""
     try:
-        return executed_errors(network, inputs)
+        errors = executed_errors(network, inputs)
     except InputError:
-        return None
+        logits = float64_logits(network, inputs)
+        return logits, partial(margin_radius, logits), "real"
+    evaluated, centre = centre_evaluation(network, inputs, errors)
+    logits, norms = _logits(evaluated, inputs.to(centre.dtype)).double(), norms_upper_bound(inputs)
+
+    def radii(bounds: Tensor) -> tuple[Tensor, Tensor]:
+        return rounded_margin_radius(logits, bounds, errors, norms, centre=centre)
+
+    return logits, radii, str(errors.dtype).removeprefix("torch.")
+
+
+def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([network(chunk) for chunk in inputs.split(1000)])

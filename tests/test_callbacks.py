@@ -8,7 +8,7 @@ from deel import torchlip
 from lightning.pytorch import Callback, Trainer
 from test_train import TwoLayers
 
-from lipcert.callbacks import EpochSeed, FiniteLoss, Progress, RunRecorder, Throughput, rows_to_csv
+from lipcert.callbacks import EpochSeed, FiniteLoss, Progress, RunRecorder, Throughput, doubtful_choice, rows_to_csv
 from lipcert.data import FashionMNISTMini
 from lipcert.errors import InputError
 from lipcert.modules import LipschitzClassifier
@@ -17,15 +17,15 @@ from lipcert.training import quiet_lightning
 READS = ("item", "__bool__", "__int__", "__float__", "tolist", "numpy", "__index__")
 
 
-def fit(directory, steps, *callbacks, lr=1e-3, **options):
+def fit(directory, steps, *callbacks, lr=1e-3, monitor=None, loss=None, **options):
     """One epoch of so many steps without anything that waits for the device by itself, such as Björck's early stop."""
     torch.manual_seed(0)
-    loss = torchlip.HKRMulticlassLoss(alpha=0.99, min_margin=0.25)
+    loss = loss or torchlip.HKRMulticlassLoss(alpha=0.99, min_margin=0.25)
     model = LipschitzClassifier(TwoLayers(8), loss, optimizer=lambda params: torch.optim.SGD(params, lr=lr))
-    recorder = RunRecorder(directory, monitor=None)
+    recorder = RunRecorder(directory, monitor=monitor)
     with quiet_lightning():
         trainer = Trainer(
-            max_epochs=1,
+            **{"max_epochs": 1, **options},
             limit_train_batches=steps,
             limit_val_batches=1,
             callbacks=[EpochSeed(0), *callbacks, recorder],
@@ -33,7 +33,6 @@ def fit(directory, steps, *callbacks, lr=1e-3, **options):
             enable_progress_bar=any(isinstance(callback, Progress) for callback in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            **options,
         )
         trainer.fit(model, datamodule=FashionMNISTMini(batch_size=10))
     return recorder
@@ -76,6 +75,57 @@ def test_recorder_counts_images_and_seconds(tmp_path):
     assert row["step"] == 7
     assert recorder.images_per_second == pytest.approx(70 / row["seconds"])
     assert (tmp_path / "metrics.csv").read_text() == rows_to_csv(recorder.rows)
+
+
+ACR = "val/average_certified_radius"
+
+
+def epochs(*pairs):
+    return [{"epoch": epoch, "val/accuracy": right, ACR: radius} for epoch, (right, radius) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen"),
+    [
+        (epochs((0.9, 0.8), (0.1, 1.1)), "epoch 1, with accuracy 0.1 where epoch 0 had 0.9"),
+        (epochs((0.1, 1.1), (0.9, 0.8), (0.7, 0.9)), "epoch 0, with accuracy 0.1 where epoch 1 had 0.9"),
+        (epochs((0.9, 0.8), (0.73, 1.1)), None),
+        (epochs((0.1, 1.1)), None),
+        (epochs((0.9, 0.8), (0.1, math.nan)), None),
+        ([{"epoch": 0, "train/loss": 1.0}], None),
+        ([], None),
+    ],
+    ids=["constant", "constant at first", "a trade", "no other", "nan", "nothing measured", "no epoch"],
+)
+def test_a_metric_that_prefers_a_useless_network_is_noticed(rows, chosen):
+    line = doubtful_choice(rows, ACR)
+    assert (chosen in line) if chosen else line is None
+
+
+def test_the_smallest_may_be_best():
+    rows = epochs((0.9, 0.8), (0.1, 0.1))
+    assert "epoch 1" in doubtful_choice(rows, ACR, largest=False)
+    assert doubtful_choice(rows, ACR) is None
+
+
+class Constant(Callback):
+    """Turns the network into a constant classifier before the second validation."""
+
+    def on_validation_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            head = module.network[-1]
+            with torch.no_grad():
+                head.weight.mul_(1e-3)
+                head.bias.zero_()[0] = 100.0
+
+
+def test_a_run_whose_best_checkpoint_is_a_constant_classifier_says_so(tmp_path, capsys):
+    learns = {"lr": 0.1, "loss": torch.nn.CrossEntropyLoss(), "max_epochs": 2}
+    fit(tmp_path / "a", 30, Constant(), monitor="val/accuracy", **learns)
+    assert "warning" not in capsys.readouterr().err
+    fit(tmp_path / "b", 30, Constant(), monitor=ACR, **learns)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert f"{ACR} has chosen epoch 1, with accuracy 0." in line
 
 
 def test_csv_keeps_columns_that_appear_late():

@@ -9,7 +9,8 @@ from torch import nn
 
 from lipcert import InputError, export, load_network, save_network
 from lipcert.deployment import BUILD_KEY, check_export
-from lipcert.networks import hkr_convnet
+from lipcert.layers import retract_
+from lipcert.networks import dense_network, hkr_convnet
 
 INPUTS = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 SMALL = {"input_shape": (1, 8, 8), "num_classes": 3, "channels": (2, 4), "hidden": 6}
@@ -81,6 +82,47 @@ def test_check_export_finds_a_changed_weight():
     plain[0].weight.data[0, 0, 0, 0] += 1e-4
     with pytest.raises(InputError, match="differ by"):
         check_export(network, plain, INPUTS)
+
+
+def drifted() -> nn.Module:
+    """A network kept by projection some steps after its last retraction, with pixels that have been centred."""
+    torch.manual_seed(0)
+    network = dense_network((1, 8, 8), (6, 6), 3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(INPUTS).square().sum().backward()
+        optimizer.step()
+    return network
+
+
+def departure(network: nn.Module) -> float:
+    weights = [layer.weight.detach().double() for layer in network if isinstance(layer, nn.Linear)]
+    return max(float((torch.linalg.svdvals(weight) - 1).abs().max()) for weight in weights)
+
+
+def test_export_projects_what_training_keeps_near_the_manifold():
+    network = drifted()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    plain = export(network)
+    assert departure(network) > 1e-3
+    assert departure(plain) < 1e-6
+    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
+    for layer, kept in zip(plain, network, strict=True):
+        if isinstance(layer, nn.Linear):
+            left, _, right = torch.linalg.svd(kept.weight.detach().double(), full_matrices=False)
+            torch.testing.assert_close(layer.weight.double(), left @ right, rtol=0, atol=1e-6)
+
+
+def test_a_projected_export_gives_the_trained_networks_logits_to_the_bit(tmp_path):
+    network, arguments = drifted(), {"input_shape": [1, 8, 8], "widths": [6, 6], "num_classes": 3}
+    save_network(export(network), tmp_path / "network.safetensors", dense_network, **arguments)
+    reloaded = load_network(tmp_path / "network.safetensors")
+    check_export(network, reloaded, INPUTS)
+    assert torch.equal(export(reloaded)(INPUTS), reloaded(INPUTS))
+    retract_(network)  # nearly the same network
+    with pytest.raises(InputError, match="differ by"):
+        check_export(network, reloaded, INPUTS)
 
 
 def test_saving_under_the_wrong_recipe_keeps_the_old_file(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -172,9 +173,15 @@ class Classifier(LightningModule):
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
         if isinstance(scheduler, OneCycle) and scheduler.total_steps is None:
-            scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
+            scheduler.total_steps = self._number_of_steps()
         interval = "step" if isinstance(scheduler, OneCycle) else self.lr_interval
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+
+    def _number_of_steps(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise InputError("expected max_epochs or max_steps for OneCycle, got a training without end")
+        return int(steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the tensors that a loss holds outside its buffers, such as torchlip's running mean of SoftHKR."""

@@ -12,8 +12,12 @@ from deel import torchlip
 from torch import Tensor
 
 from lipcert.errors import InputError
+from lipcert.layers import HalfAbs, MaxMin, SpatialShift
+from lipcert.layers.activations import PairReflections
+from lipcert.layers.centering import Translation
 
-REARRANGING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+REARRANGING = (nn.Flatten, nn.Unflatten, nn.Identity, *DROPOUTS, SpatialShift)
 CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
@@ -25,7 +29,7 @@ CONVOLUTIONS = (
 POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool2d)
 SCALED_POOLS = (torchlip.ScaledAvgPool2d, torchlip.ScaledAdaptiveAvgPool2d)
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-LINEAR = (*REARRANGING, nn.Linear, *CONVOLUTIONS, *POOLS, *SCALED_POOLS, *NORMALISATIONS)
+LINEAR = (*REARRANGING, Translation, nn.Linear, *CONVOLUTIONS, *POOLS, *SCALED_POOLS, *NORMALISATIONS)
 
 
 def _coefficient(module: nn.Module) -> float:
@@ -45,6 +49,12 @@ def _disjoint_windows(module: nn.Module) -> float:
     return 1.0
 
 
+def _turned_back(module: nn.Module) -> float:
+    """Pairs are turned by A, folded, and turned by the transpose of A, whose squared norm row sums bound."""
+    turns = module.turns.detach().double().reshape(-1, 2, 2)  # type: ignore[operator]
+    return float((turns @ turns.mT).abs().sum(2).max()) * (1 + 2.0**-40)
+
+
 def _pair(value: object) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)  # type: ignore[arg-type, return-value]
 
@@ -62,6 +72,9 @@ CONSTANTS: dict[type[nn.Module], Callable[[nn.Module], float]] = {
     torchlip.GroupSort2: _coefficient,
     torchlip.FullSort: _coefficient,
     torchlip.MaxMin: _coefficient,
+    MaxMin: lambda module: 1.0,
+    HalfAbs: lambda module: 1.0,
+    PairReflections: _turned_back,
     nn.LPPool2d: _disjoint_windows,
     nn.MaxPool2d: _disjoint_windows,
     torchlip.ScaledL2NormPool2d: lambda module: _disjoint_windows(module) * _coefficient(module),
@@ -87,8 +100,13 @@ class Stretch:
 
     @property
     def arithmetic(self) -> tuple[nn.Module, ...]:
-        """Those of its layers that do more than reorder entries."""
+        """Those of its layers that do more than move entries to other places, or lose them."""
         return tuple(layer for layer in self.layers if type(layer) not in REARRANGING)
+
+    @property
+    def multiplying(self) -> tuple[nn.Module, ...]:
+        """Those of its layers that do more than that and than add constants."""
+        return tuple(layer for layer in self.arithmetic if type(layer) is not Translation)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Run the linear layers, biases included."""
@@ -168,7 +186,7 @@ def _check_linear(name: str, module: nn.Module) -> None:
 def _without_bias(layer: nn.Module, *, absolute: bool) -> nn.Module:
     copied = copy.deepcopy(layer).requires_grad_(False)
     for name, tensor in (*copied.named_parameters(recurse=False), *copied.named_buffers(recurse=False)):
-        if name in ("bias", "running_mean"):
+        if name in ("bias", "offset", "running_mean"):
             tensor.zero_()
         elif name == "weight" and absolute:
             tensor.abs_()

@@ -19,11 +19,11 @@ SPLITS = ("train", "val", "test")
 def verify_report(report: str | Path, run: str | Path | None = None) -> tuple[Finding, ...]:
     r"""Recompute a report's certificates from weights and data, by other means than the audit did.
 
-    The dense float64 matrix of every linear stretch of the network is built and bounded; with the constants of the
-    nonlinear layers that gives :math:`L_{ij}` for all differences of logits, and with float64 logits the radii of the
-    real-valued network. For radii of ``"float32"`` and ``"float64"`` arithmetic the rounding errors of the network as
-    it executes are derived again, from matrices of absolute weights and in exact rationals, which gives the radii that
-    hold for it. A reported radius stands if
+    The dense float64 matrix of every linear stretch of the network is built and bounded, that of a patch where a
+    convolution's windows do not overlap; with the constants of the nonlinear layers that gives :math:`L_{ij}` for all
+    differences of logits, and with float64 logits the radii of the real-valued network. For radii of ``"float32"`` and
+    ``"float64"`` arithmetic the rounding errors of the network as it executes are derived again, from matrices of
+    absolute weights and in exact rationals, which gives the radii that hold for it. A reported radius stands if
 
     .. math:: r \le r_\text{recomputed} + 10^{-6} \, r_\text{real}.
 

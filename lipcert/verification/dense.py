@@ -33,6 +33,10 @@ class Dense:
     absolute: Tensor
     errors: Tensor
 
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return what the matrix makes of inputs ``(N, ...)``, as ``(N, M)``."""
+        return inputs.flatten(1) @ self.matrix
+
     def norm_upper_bound(self) -> float:
         """Return an upper bound of the map's Lipschitz constant."""
         rounding = float(torch.linalg.vector_norm(self.errors))

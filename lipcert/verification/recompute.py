@@ -15,6 +15,7 @@ from tqdm import tqdm
 from lipcert.errors import InputError
 from lipcert.verification.chain import Stretch, stretches
 from lipcert.verification.dense import dense
+from lipcert.verification.patches import linear_map
 
 BATCH = 500
 _UP = 1 + 2.0**-50
@@ -29,7 +30,7 @@ class Bounds:
         pairs: ``(K, K)`` float64, of the differences of two logits.
         disagreement: largest difference between the dense matrices' results and the network's own, relative to the
             largest of these, on a few inputs.
-        norms: by the name of a stretch with a single layer that computes: of it, and of its absolute values.
+        norms: by the name of a stretch with a single layer that multiplies: of it, and of its absolute values.
     """
 
     whole: float
@@ -62,12 +63,12 @@ def dense_bounds(network: nn.Module, probe: Tensor) -> Bounds:
             head = dense(stretch, shape)
             pairs = head.pair_upper_bounds() * bound * _UP
         if stretch.arithmetic:
-            linear = head if last else dense(stretch, shape)
-            by_matrix = value.flatten(1) @ linear.matrix + stretch(torch.zeros_like(value[:1])).flatten(1)
+            linear = head if last else linear_map(stretch, shape)
+            by_matrix = linear(value) + stretch(torch.zeros_like(value[:1])).flatten(1)
             worst = max(worst, _disagreement(by_matrix, following.flatten(1)))
             norm = linear.norm_upper_bound()
             bound *= norm * _UP
-            if len(stretch.arithmetic) == 1:
+            if len(stretch.multiplying) == 1:
                 norms[stretch.name] = (norm, linear.absolute_norm_upper_bound())
         bound *= stretch.constant * _UP
         value = following if last else _apply(stretch, following)

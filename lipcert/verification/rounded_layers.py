@@ -12,8 +12,12 @@ from deel import torchlip
 from torch import Tensor
 
 from lipcert.errors import InputError
+from lipcert.layers import HalfAbs, MaxMin
+from lipcert.layers.activations import PairReflections
+from lipcert.layers.centering import Translation
 from lipcert.verification.chain import CONVOLUTIONS, NORMALISATIONS, POOLS, SCALED_POOLS, Stretch, stretches
 from lipcert.verification.dense import dense
+from lipcert.verification.patches import linear_map
 from lipcert.verification.rounding import Head, RoundedChain, Step, box_reach
 
 _UP = 1 + 2.0**-40  # the few float64 roundings of norms and coefficients
@@ -46,7 +50,7 @@ def rounded_chain(
             if layer is last:
                 head = _head(stretch, layer, value)
             elif layer in stretch.arithmetic:
-                known = norms.get(stretch.name) if len(stretch.arithmetic) == 1 else None
+                known = norms.get(stretch.name) if stretch.multiplying == (layer,) else None
                 steps.append(_linear_step(stretch, layer, value, known or _norms(stretch, layer, value)))
             value = result
         if stretch.after is not None:
@@ -68,10 +72,12 @@ def _single(stretch: Stretch, layer: nn.Module) -> Stretch:
 
 def _norms(stretch: Stretch, layer: nn.Module, value: Tensor) -> tuple[float, float]:
     """Norms of a layer and of its absolute values."""
+    if type(layer) is Translation:
+        return 1.0, 1.0
     if type(layer) in NORMALISATIONS:
         gain = float(_scales(layer).abs().max()) * _UP
         return gain, gain
-    linear = dense(_single(stretch, layer), value.shape[1:])
+    linear = linear_map(_single(stretch, layer), value.shape[1:])
     return linear.norm_upper_bound(), linear.absolute_norm_upper_bound()
 
 
@@ -116,6 +122,8 @@ def _scales(layer: Any) -> Tensor:
 def _counted(layer: Any, value: Tensor) -> tuple[int, float]:
     """How many roundings lie on the way to an element, and the largest factor after one of them."""
     kind = type(layer)
+    if kind is Translation:
+        return 1, 1.0
     if kind is nn.Linear:
         return layer.in_features + (layer.bias is not None), 1.0
     if kind in CONVOLUTIONS:
@@ -143,7 +151,7 @@ def _nonlinear_step(stretch: Stretch, value: Tensor, result: Tensor) -> Step:
 
 
 def _exact(layer: Any, constant: float, value: Tensor, result: Tensor) -> Step:
-    """Elements of the argument or zeros."""
+    """Elements of the argument, their absolute values, or zeros."""
     return Step(constant)
 
 
@@ -166,6 +174,13 @@ def _scaled(layer: Any, constant: float, value: Tensor, result: Tensor) -> Step:
     if constant == 1:
         return Step(constant)
     return Step(constant, constant, roundings=2, outputs=result.numel(), factor=max(1.0, constant))
+
+
+def _reflected(layer: Any, constant: float, value: Tensor, result: Tensor) -> Step:
+    """Two products and their sum on the way there, and as many on the way back."""
+    turns = layer.turns.detach().abs().reshape(-1, 2, 2)
+    spread = float((turns @ turns.mT).sum(2).max()) * _UP
+    return Step(constant, spread, roundings=4, outputs=result.numel(), factor=max(1.0, float(turns.max())))
 
 
 def _norm_pool(layer: Any, constant: float, value: Tensor, result: Tensor) -> Step:
@@ -194,6 +209,9 @@ NONLINEAR: dict[type, Callable[[Any, float, Tensor, Tensor], Step]] = {
     torchlip.GroupSort2: _scaled,
     torchlip.FullSort: _scaled,
     torchlip.MaxMin: _scaled,
+    MaxMin: _exact,
+    HalfAbs: _exact,
+    PairReflections: _reflected,
     nn.LPPool2d: _norm_pool,
     torchlip.ScaledL2NormPool2d: _norm_pool,
     torchlip.ScaledAdaptativeL2NormPool2d: _norm_pool,

@@ -9,6 +9,9 @@ from reference import dense_norm, operator_norm
 from torch import nn
 
 from lipcert import InputError
+from lipcert.layers import HalfAbs, HouseHolder, MaxMin
+from lipcert.layers.activations import PairReflections
+from lipcert.layers.centering import Translation
 from lipcert.verification import dense
 from lipcert.verification.norm import eigenvalue_norm_bound, nonnegative_norm_upper_bound, rational_norm_bound
 from lipcert.verification.recompute import dense_bounds
@@ -79,6 +82,7 @@ def layers():
         "transposed": nn.Sequential(nn.ConvTranspose2d(2, 3, 2, stride=2)),
         "mean pool": nn.Sequential(nn.AvgPool2d(3, stride=1)),
         "batch norm": nn.Sequential(norm),
+        "translation": nn.Sequential(Translation(torch.tensor([3.0, -4.0])), nn.Conv2d(2, 3, 3)),
         "together": nn.Sequential(nn.Conv2d(2, 3, 3), nn.Dropout(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)),
     }
 
@@ -103,6 +107,9 @@ def test_linear_layers_have_the_norm_of_their_dense_matrix(name):
         (nn.LeakyReLU(-2.0), 2.0),
         (nn.Sigmoid(), 0.25),
         (nn.PReLU(init=1.5), 1.5),
+        (MaxMin(), 1.0),
+        (HalfAbs(0.3), 1.0),
+        (PairReflections(torch.tensor([[3.0, -4.0], [4.0, 3.0]] * 3)[:, :, None]), 25.0),
     ],
     ids=lambda case: type(case).__name__,
 )
@@ -121,6 +128,17 @@ def test_differences_of_logits_have_the_norms_of_their_rows():
     off = ~torch.eye(3, dtype=torch.bool)
     assert bool((pairs >= expected)[off].all())
     torch.testing.assert_close(pairs[off], expected[off], rtol=1e-8, atol=0)
+
+
+def test_reflections_that_are_none_are_bounded_by_their_turns():
+    """Turned by a shear and back: the constant is at least the norm of the reflection that is done."""
+    torch.manual_seed(0)
+    turns = torch.randn(6, 2, 1)
+    bound = dense_bounds(nn.Sequential(PairReflections(turns)).eval(), torch.rand(2, 6)).whole
+    largest = max(operator_norm(pair) ** 2 for pair in turns.double().view(3, 2, 2))
+    assert largest <= bound <= 2 * largest
+    exported = nn.Sequential(HouseHolder(6).vanilla_export()).eval()
+    assert 1 - 1e-6 <= dense_bounds(exported, torch.rand(2, 6)).whole <= 1 + 1e-6
 
 
 class Doubling(nn.Linear):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lipcert import certify
 from lipcert.deployment import export
+from lipcert.layers import HalfAbs, HouseHolder, MaxMin, SpatialShift
+from lipcert.layers.centering import Translation
 from lipcert.networks import hkr_convnet
 from lipcert.verification.certificates import TOLERANCE
 from lipcert.verification.recompute import Bounds, dense_bounds, float64_logits, recomputed_radii
@@ -28,6 +30,16 @@ def normalisation() -> nn.BatchNorm2d:
     return layer
 
 
+def reflections() -> nn.Module:
+    layer = HouseHolder(4)
+    layer.angle.data = torch.tensor([0.3, -2.9])
+    return nn.Sequential(nn.MaxPool2d(4), layer.vanilla_export())
+
+
+def shifted(*, wrap: bool) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 6, 2, stride=2), SpatialShift(wrap=wrap), nn.Conv2d(6, 5, 1))
+
+
 MIDDLES = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -39,6 +51,9 @@ MIDDLES = {
     "sort-groups": lambda: torchlip.GroupSort(4),
     "sort-scaled": lambda: torchlip.FullSort(k_coef_lip=0.3),
     "max-min": lambda: torchlip.MaxMin(k_coef_lip=3.1),
+    "channel-halves": MaxMin,
+    "half-abs": HalfAbs,
+    "reflections": reflections,
     "max-pool": lambda: nn.MaxPool2d(2),
     "norm-pool": lambda: nn.LPPool2d(2, 2),
     "norm-pool-scaled": lambda: torchlip.ScaledL2NormPool2d((2, 4), k_coef_lip=1.3),
@@ -48,6 +63,9 @@ MIDDLES = {
     "mean-pool-global": lambda: torchlip.ScaledAdaptiveAvgPool2d((1, 1), k_coef_lip=0.9),
     "adaptive": lambda: nn.AdaptiveAvgPool2d(3),
     "batch-norm": normalisation,
+    "translation": lambda: Translation(torch.tensor([0.3, -20.0, 1e-3, 0.0])),
+    "shift": lambda: shifted(wrap=True),
+    "shift-zeros": lambda: shifted(wrap=False),
     "groups": lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2),
     "circular": lambda: nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular"),
     "transposed": lambda: nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1, groups=2),
@@ -79,7 +97,7 @@ def read(network: nn.Module) -> tuple[Bounds, RoundedChain]:
 
 
 def test_every_kind_of_layer_is_tried():
-    tried = {type(make()) for make in MIDDLES.values()}
+    tried = {type(layer) for make in MIDDLES.values() for layer in make().modules()}
     assert set(NONLINEAR) <= tried
 
 
