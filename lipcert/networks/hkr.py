@@ -9,6 +9,7 @@ from deel import torchlip
 
 from lipcert.errors import InputError
 from lipcert.layers import GroupSort2, L2NormPool2d
+from lipcert.layers.bjorck import speed_up
 
 
 def hkr_convnet(
@@ -54,14 +55,14 @@ def hkr_convnet(
     layers: list[nn.Module] = []
     for out_channels in channels:
         layers += [
-            torchlip.SpectralConv2d(in_channels, out_channels, kernel_size=(3, 3), padding="same"),
+            speed_up(torchlip.SpectralConv2d(in_channels, out_channels, kernel_size=(3, 3), padding="same")),
             GroupSort2(),
             L2NormPool2d((2, 2)),
         ]
         in_channels, height, width = out_channels, height // 2, width // 2
     layers += [
         nn.Flatten(),
-        torchlip.SpectralLinear(in_channels * height * width, hidden),
+        speed_up(torchlip.SpectralLinear(in_channels * height * width, hidden)),
         GroupSort2(),
         torchlip.FrobeniusLinear(hidden, num_classes, bias=True, disjoint_neurons=True),
     ]
