@@ -10,15 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from lipcert.certificates import (
-    executed_errors,
-    float64_logits,
-    margin_radius,
-    norms_upper_bound,
-    pair_upper_bounds_by_rule,
-    rounded_margin_radius,
-)
-from lipcert.certificates.float_error import centre_evaluation
+from lipcert.certificates import execute, float64_logits, margin_radius, pair_upper_bounds_by_rule
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
 from lipcert.metrics import KantorovichRubinstein, average_certified_radius, certified_accuracy
@@ -70,17 +62,11 @@ def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequ
 def _evaluated(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]], str]:
     """Return logits, what makes predictions and radii of bounds of their differences, and the radii's arithmetic."""
     try:
-        errors = executed_errors(network, inputs)
+        executed = execute(network, inputs)
     except InputError:
         logits = float64_logits(network, inputs)
         return logits, partial(margin_radius, logits), "real"
-    evaluated, centre = centre_evaluation(network, inputs, errors)
-    logits, norms = _logits(evaluated, inputs.to(centre.dtype)).double(), norms_upper_bound(inputs)
-
-    def radii(bounds: Tensor) -> tuple[Tensor, Tensor]:
-        return rounded_margin_radius(logits, bounds, errors, norms, centre=centre)
-
-    return logits, radii, str(errors.dtype).removeprefix("torch.")
+    return executed.logits, executed.radii, str(executed.errors.dtype).removeprefix("torch.")
 
 
 def _logits(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Certificates: pure mathematics that recomputes every bound from the weights that will be deployed."""
 
 from lipcert.certificates.certificate import Certificate, LayerBound, LipschitzBound
+from lipcert.certificates.executed import Executed, execute
 from lipcert.certificates.float_error import LogitErrors, logit_errors, norms_upper_bound, rounded_margin_radius
 from lipcert.certificates.graph import body_and_head, lipschitz_upper_bound
 from lipcert.certificates.margin import (
@@ -9,7 +10,6 @@ from lipcert.certificates.margin import (
     certify,
     check_inputs,
     class_pair_upper_bounds,
-    executed_errors,
     float64_logits,
     margin_radius,
     pair_upper_bounds_by_rule,
@@ -19,6 +19,7 @@ __all__ = [
     "ARITHMETICS",
     "MARGIN_RULES",
     "Certificate",
+    "Executed",
     "LayerBound",
     "LipschitzBound",
     "LogitErrors",
@@ -26,7 +27,7 @@ __all__ = [
     "certify",
     "check_inputs",
     "class_pair_upper_bounds",
-    "executed_errors",
+    "execute",
     "float64_logits",
     "lipschitz_upper_bound",
     "logit_errors",

@@ -46,6 +46,36 @@ class LogitErrors:
         return LogitErrors(self.constant * ratio, self.coefficient * ratio, torch.float64, self.reach)
 
 
+@dataclass(frozen=True)
+class MeasuredErrors:
+    r"""Bounds of what rounding does to the differences of two logits, given the norms of some activations.
+
+    With :math:`\rho_g(x)` the norm of what the g-th linear or convolution layer is applied to, and :math:`\rho_0` that
+    of the input,
+
+    .. math:: |(\hat f_i - \hat f_j)(x) - (f_i - f_j)(x)| \le E^0_{ij} + \sum_g E^g_{ij}\, \rho_g(x), \qquad
+        |\rho_g(x) - \rho_g(x')| \le \Lambda_g \|x - x'\|_2.
+
+    Attributes:
+        constant: ``(K, K)`` float64.
+        coefficients: ``(G + 1, K, K)`` float64.
+        slopes: ``(G + 1,)`` float64, :math:`\Lambda_g`.
+        error_coefficients: ``(G + 1,)`` float64; the measured activation g is off by this much times :math:`\|x\|`,
+        error_constants: ``(G + 1,)`` float64, and this much.
+    """
+
+    constant: Tensor
+    coefficients: Tensor
+    slopes: Tensor
+    error_coefficients: Tensor
+    error_constants: Tensor
+
+    def sizes(self, found: Tensor, norms: Tensor) -> Tensor:
+        """Return upper bounds ``(N, G + 1)`` of exact norms, from measured ones ``(N, G)`` and the inputs' ``(N,)``."""
+        sizes = torch.cat([norms[:, None], found], dim=1)
+        return (sizes + self.error_coefficients * norms[:, None] + self.error_constants) * _INFLATION
+
+
 def logit_errors(model: nn.Module, input_shape: Sequence[int], *, mixed: bool = False) -> LogitErrors:
     r"""Return bounds of the rounding errors of a network's logits, as it executes in its own floating-point type.
 
@@ -76,17 +106,26 @@ def logit_errors(model: nn.Module, input_shape: Sequence[int], *, mixed: bool = 
         True
     """
     dtype = torch.float32 if mixed else arithmetic_of(model)
-    finest = torch.float64 if mixed else dtype
+    constant, coefficient = errors_of_walk(model, input_shape, dtype, finest=torch.float64 if mixed else dtype)
+    return LogitErrors(constant, coefficient, dtype, sqrt_up(float(math.prod(input_shape))))
+
+
+def errors_of_walk(
+    model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype, *, finest: torch.dtype, input_size: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return the constants and coefficients of :class:`LogitErrors`, for inputs of a size in units of their norm."""
     reach = sqrt_up(float(math.prod(input_shape)))
 
     def make(network: nn.Module) -> RoundingWalk:
-        return RoundingWalk(network, ROUNDING_RULES, reach, dtype=dtype, finest=finest)
+        walk = RoundingWalk(network, ROUNDING_RULES, reach, dtype=dtype, finest=finest)
+        walk.input_size = input_size
+        return walk
 
     output, _ = run_walk(model, input_shape, make)
     origin = output.value.anchor.origin
     is_head = origin[:1] == ("linear",) and output.value.is_whole and len(output.value.shape) == 2
     coefficient, constant = _of_head(origin) if is_head else _of_whole(output)
-    return LogitErrors(constant * _INFLATION, coefficient * _INFLATION, dtype, reach)
+    return constant * _INFLATION, coefficient * _INFLATION
 
 
 def _of_whole(output: Signal) -> tuple[Tensor, Tensor]:
@@ -144,7 +183,14 @@ def centre_evaluation(model: nn.Module, inputs: Tensor, errors: LogitErrors) -> 
 
 
 def rounded_margin_radius(
-    logits: Tensor, pair_upper_bounds: Tensor, errors: LogitErrors, norms: Tensor, *, centre: LogitErrors | None = None
+    logits: Tensor,
+    pair_upper_bounds: Tensor,
+    errors: LogitErrors,
+    norms: Tensor,
+    *,
+    centre: LogitErrors | None = None,
+    measured: MeasuredErrors | None = None,
+    found: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Return predictions and L2 radii that hold for the computed network.
 
@@ -152,7 +198,10 @@ def rounded_margin_radius(
     :math:`E^c` those of the logits :math:`\hat f` at hand, no input x' of the box with :math:`\|x' - x\|_2 < r` is
     computed to be of another class if for all :math:`j \neq y`
 
-    .. math:: \hat f_y(x) - \hat f_j(x) - E^c_{yj}(\|x\|) - E_{yj}(\min(\sqrt d, \|x\| + r)) \ge L_{yj} r.
+    .. math:: \hat f_y(x) - \hat f_j(x) - E^c_{yj}(\|x\|) - E_{yj}(\min(\sqrt d, \|x\| + r)) \ge L_{yj} r,
+
+    or the same with errors in terms of measured norms, each of which changes by at most :math:`\Lambda_g r` within the
+    ball.
 
     Args:
         logits: ``(N, K)`` float64, with the very same weights.
@@ -160,6 +209,8 @@ def rounded_margin_radius(
         errors: bounds of the rounding errors of the network that the radii are for.
         norms: ``(N,)`` float64, upper bounds of the norms of the inputs.
         centre: bounds of the rounding errors of these logits; those of a float64 evaluation by default.
+        measured: bounds of the network's rounding errors in terms of measured norms, if there are any.
+        found: ``(N, G)`` float64, these norms.
 
     Returns:
         ``(N,)`` int64 predictions and ``(N,)`` float64 radii, rounded down.
@@ -171,14 +222,27 @@ def rounded_margin_radius(
     )
     margins = (logits.gather(1, prediction[:, None]) - logits) * (1 - 4 * UNIT_ROUNDOFF)
     at_centre = centre.constant[prediction] + centre.coefficient[prediction] * norms[:, None]
-    left = margins - (at_centre + constant) * _INFLATION
+    certain = margins - at_centre * _INFLATION
+    left = certain - constant * _INFLATION
     everywhere = left - coefficient * errors.reach * _INFLATION
     nearby = left - coefficient * norms[:, None] * _INFLATION
     quotients = torch.maximum(
         _quotient(everywhere, margins, steepness), _quotient(nearby, margins, steepness + coefficient * _INFLATION)
     )
+    if measured is not None and found is not None:
+        growth, spent = _measured(measured, measured.sizes(found, norms), prediction)
+        quotients = torch.maximum(quotients, _quotient(certain - spent, margins, steepness + growth))
     radius = quotients.scatter(1, prediction[:, None], math.inf).min(1).values
     return prediction, torch.where(logits.isfinite().all(1), radius, 0)
+
+
+def _measured(measured: MeasuredErrors, sizes: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how fast rounding errors grow with the radius, and what they are at the centre, both ``(N, K)``."""
+    growth = torch.einsum("g,gij->ij", measured.slopes, measured.coefficients)[prediction]
+    spent = measured.constant[prediction]
+    for size, table in zip(sizes.unbind(1), measured.coefficients, strict=True):
+        spent = spent + size[:, None] * table[prediction]
+    return growth * _INFLATION, spent * _INFLATION
 
 
 def _quotient(numerator: Tensor, margins: Tensor, divisor: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class RoundingWalk(Walk):
         reach: upper bound of the norm of any input, for the overflow check.
         dtype: the type of the inputs.
         finest: the type that the network may go over to.
+        input_size: how large the input is taken to be, in units of its norm: 0 where only what follows is meant.
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class RoundingWalk(Walk):
     ) -> None:
         super().__init__(model, operation_of, {})
         self.rules, self.reach, self.dtype, self.finest = rules, reach, dtype, finest
+        self.input_size = 1.0
 
     def record(self, name: str, gain: float, method: str) -> None:
         """Keep no rows: the proof has them."""
 
     def source(self, shape: Sequence[int], device: torch.device) -> Signal:
         """Return the stand-in for a batch of inputs, which are exact."""
-        value = _with_lanes((1.0, 0.0, 0.0, 0.0), (BATCH, *shape))
+        value = _with_lanes((self.input_size, 0.0, 0.0, 0.0), (BATCH, *shape))
         return Signal(value, self, self.dtype, device)
 
     def apply(self, call: Call, operation: Operation) -> Any:

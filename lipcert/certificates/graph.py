@@ -55,7 +55,7 @@ def lipschitz_upper_bound(model: nn.Module, input_shape: Sequence[int]) -> Lipsc
         >>> bound.value, [row.kind for row in bound.layers]
         (1.0, ['Flatten', 'ReLU'])
     """
-    output, walk = _bounding_walk(model, input_shape)
+    output, walk = bounding_walk(model, input_shape)
     return LipschitzBound(output.value.bound, tuple(walk.rows))
 
 
@@ -82,7 +82,7 @@ def body_and_head(model: nn.Module, input_shape: Sequence[int]) -> tuple[Lipschi
         >>> body.value, tuple(weight.shape)
         (1.0, (2, 3))
     """
-    output, walk = _bounding_walk(model, input_shape)
+    output, walk = bounding_walk(model, input_shape)
     value = output.value
     origin = value.anchor.origin
     if origin and origin[0] == "linear" and value.is_whole and len(value.shape) == 2 and len(origin[1].shape) == 2:
@@ -90,7 +90,7 @@ def body_and_head(model: nn.Module, input_shape: Sequence[int]) -> tuple[Lipschi
     return LipschitzBound(value.bound, tuple(walk.rows)), None
 
 
-def _bounding_walk(model: nn.Module, input_shape: Sequence[int]) -> tuple[Signal, Walk]:
+def bounding_walk(model: nn.Module, input_shape: Sequence[int]) -> tuple[Signal, Walk]:
     """Run a network in float64, which is how its logits are evaluated; in its own type where it cannot run in that."""
 
     def make(network: nn.Module) -> Walk:

@@ -10,14 +10,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.certificates.certificate import Certificate, LipschitzBound
-from lipcert.certificates.execution import check_execution, float64_copy
-from lipcert.certificates.float_error import (
-    LogitErrors,
-    centre_evaluation,
-    logit_errors,
-    norms_upper_bound,
-    rounded_margin_radius,
-)
+from lipcert.certificates.executed import execute
+from lipcert.certificates.execution import float64_copy
 from lipcert.certificates.float_walk import dtype_name
 from lipcert.certificates.graph import body_and_head
 from lipcert.certificates.norms import each_norm_once, matrix_norm_upper_bound, row_norms_upper_bound
@@ -182,7 +176,7 @@ def certify(
     The Lipschitz constants are bounded from the model's own weights. With ``arithmetic="float32"`` the guarantee is
     about the class that is *computed*: every float32 input of the box strictly within the radius gets the predicted
     class from the network as it executes, in any order of summation. Its logits are evaluated in float32 up to the
-    first linear layer and in float64 from there on, see :func:`centre_evaluation`; otherwise all in float64.
+    first linear layer and in float64 from there on, see :func:`execute`; otherwise all in float64.
 
     Args:
         model: network in eval mode, without anything random. Export a network that was trained under constraints
@@ -228,31 +222,16 @@ def certify(
 
 def _executed(model: nn.Module, inputs: Tensor, bounds: Tensor, batch_size: int) -> tuple[Tensor, Tensor, Tensor, str]:
     """Return predictions, radii and slacks of the network as it executes, and the name of its arithmetic."""
-    errors = executed_errors(model, inputs)
-    network, centre = centre_evaluation(model, inputs, errors)
-    logits = _logits(network, inputs, centre.dtype, batch_size)
-    prediction, radius = rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs), centre=centre)
-    uncounted = margin_radius(logits, bounds)[1]
+    executed = execute(model, inputs, batch_size=batch_size)
+    prediction, radius = executed.radii(bounds)
+    uncounted = margin_radius(executed.logits, bounds)[1]
+    dtype = executed.errors.dtype
     open_ones = radius <= 0  # elsewhere the computed class is proved
     if open_ones.any():
-        own = _logits(model, inputs[open_ones.to(inputs.device)], errors.dtype, batch_size)
+        own = _logits(model, inputs[open_ones.to(inputs.device)], dtype, batch_size)
         prediction[open_ones] = own.argmax(1)
     slack = torch.where(radius < uncounted, uncounted - radius, 0)
-    return prediction, radius, slack, dtype_name(errors.dtype)
-
-
-def executed_errors(model: nn.Module, inputs: Tensor) -> LogitErrors:
-    """Return bounds of the rounding errors of a network's logits as it executes here, see :func:`logit_errors`.
-
-    Args:
-        model: network in eval mode, float32 or float64.
-        inputs: ``(N, C, H, W)`` in [0, 1]; the first is evaluated.
-
-    Raises:
-        InputError: also if the settings of this process make its arithmetic another one.
-    """
-    check_execution(model, inputs)
-    return logit_errors(model, inputs.shape[1:])
+    return prediction, radius, slack, dtype_name(dtype)
 
 
 def check_inputs(inputs: Tensor) -> None:

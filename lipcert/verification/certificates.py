@@ -13,9 +13,16 @@ from torch import Tensor
 from lipcert.errors import InputError
 from lipcert.verification.document import Row
 from lipcert.verification.finding import Finding, finding_of
-from lipcert.verification.recompute import Bounds, dense_bounds, float64_logits, logits_of, recomputed_radii
+from lipcert.verification.recompute import (
+    Bounds,
+    dense_bounds,
+    float64_logits,
+    logits_of,
+    measured_logits,
+    recomputed_radii,
+)
 from lipcert.verification.rounded_layers import rounded_chain
-from lipcert.verification.rounding import rounded_radii
+from lipcert.verification.rounded_radii import rounded_radii
 
 TOLERANCE = 1e-6
 PROBES = 8
@@ -65,12 +72,16 @@ def certificate_findings(
     else:
         yield _matrices(bounds)
         yield _bound(document["lipschitz"]["upper_bound"], bounds.whole)
-    logits = float64_logits(network, inputs)
-    yield _predictions(rows, logits.argmax(1), logits_of(network, inputs, torch.float32).argmax(1), arithmetic)
+    norms: Tensor | None = None
     if bounds is None:
+        logits = float64_logits(network, inputs)
+    else:
+        logits, norms = measured_logits(network, inputs)
+    yield _predictions(rows, logits.argmax(1), logits_of(network, inputs, torch.float32).argmax(1), arithmetic)
+    if bounds is None or norms is None:
         yield from (Finding(name, None, "none without the matrices") for name in ("rounding", "radii"))
         return
-    rounding, recomputed = _recomputed(network, inputs, logits, bounds, arithmetic)
+    rounding, recomputed = _recomputed(network, inputs.shape[1:], logits, norms, bounds=bounds, arithmetic=arithmetic)
     yield rounding
     yield _radii(rows, recomputed, arithmetic)
 
@@ -102,7 +113,7 @@ def _prediction_errors(rows: Sequence[Row], exact: Tensor, executed: Tensor, cou
 
 
 def _recomputed(
-    network: nn.Module, inputs: Tensor, logits: Tensor, bounds: Bounds, arithmetic: str
+    network: nn.Module, shape: Sequence[int], logits: Tensor, norms: Tensor, *, bounds: Bounds, arithmetic: str
 ) -> tuple[Finding, Recomputed]:
     prediction, real = recomputed_radii(logits, bounds.pairs)
     dtype = ARITHMETICS[arithmetic]
@@ -110,8 +121,7 @@ def _recomputed(
         text = "not counted, as the report says: its radii are those of the real-valued network"
         return Finding("rounding", True, text), Recomputed(prediction, real, real)
     try:
-        chain = rounded_chain(network, inputs.shape[1:], bounds.norms)
-        norms = inputs.flatten(1).double().norm(dim=1)
+        chain = rounded_chain(network, shape, bounds)
         _, executed = rounded_radii(logits, bounds.pairs, chain, norms, dtype=dtype)
     except InputError as error:
         return Finding("rounding", None, str(error)), Recomputed(prediction, real, None)

@@ -26,6 +26,8 @@ CONVOLUTIONS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+MEASURED = (nn.Linear, *CONVOLUTIONS)
+"""What these are applied to is measured, see :class:`~lipcert.verification.rounding.Step`."""
 POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool2d)
 SCALED_POOLS = (torchlip.ScaledAvgPool2d, torchlip.ScaledAdaptiveAvgPool2d)
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -23,7 +23,8 @@ def verify_report(report: str | Path, run: str | Path | None = None) -> tuple[Fi
     convolution's windows do not overlap; with the constants of the nonlinear layers that gives :math:`L_{ij}` for all
     differences of logits, and with float64 logits the radii of the real-valued network. For radii of ``"float32"`` and
     ``"float64"`` arithmetic the rounding errors of the network as it executes are derived again, from matrices of
-    absolute weights and in exact rationals, which gives the radii that hold for it. A reported radius stands if
+    absolute weights, in exact rationals, and from how large the arguments of linear and convolution layers are in the
+    float64 evaluation, which gives the radii that hold for it. A reported radius stands if
 
     .. math:: r \le r_\text{recomputed} + 10^{-6} \, r_\text{real}.
 

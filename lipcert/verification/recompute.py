@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lipcert.errors import InputError
-from lipcert.verification.chain import Stretch, stretches
+from lipcert.verification.chain import MEASURED, Stretch, stretches
 from lipcert.verification.dense import dense
 from lipcert.verification.patches import linear_map
 
@@ -31,12 +31,14 @@ class Bounds:
         disagreement: largest difference between the dense matrices' results and the network's own, relative to the
             largest of these, on a few inputs.
         norms: by the name of a stretch with a single layer that multiplies: of it, and of its absolute values.
+        before: by the name of a stretch: of all that comes before it.
     """
 
     whole: float
     pairs: Tensor
     disagreement: float
     norms: Mapping[str, tuple[float, float]]
+    before: Mapping[str, float]
 
 
 def dense_bounds(network: nn.Module, probe: Tensor) -> Bounds:
@@ -56,8 +58,10 @@ def dense_bounds(network: nn.Module, probe: Tensor) -> Bounds:
     worst = 0.0
     pairs: Tensor | None = None
     norms: dict[str, tuple[float, float]] = {}
+    before: dict[str, float] = {}
     for stretch in stretches(network):
         shape, last = value.shape[1:], stretch.after is None
+        before[stretch.name] = bound
         following = stretch(value)
         if last and stretch.layers:
             head = dense(stretch, shape)
@@ -76,12 +80,48 @@ def dense_bounds(network: nn.Module, probe: Tensor) -> Bounds:
     worst = max(worst, _disagreement(value, own))
     if pairs is None:
         pairs = torch.full((own.shape[1], own.shape[1]), math.sqrt(2) * bound * _UP * _UP, dtype=torch.float64)
-    return Bounds(bound, pairs, worst, norms)
+    return Bounds(bound, pairs, worst, norms, before)
 
 
 def float64_logits(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return the logits ``(N, K)`` of the network with its weights in float64."""
     return logits_of(copy.deepcopy(network).double(), inputs, torch.float64)
+
+
+def measured_logits(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits in float64, and how large was what the layers were applied to on the way there.
+
+    Args:
+        network: plain sequential network in eval mode.
+        inputs: ``(N, C, H, W)``.
+
+    Returns:
+        ``(N, K)`` logits, and ``(N, 1 + G)`` norms of the inputs and of the arguments of the G linear and convolution
+        layers, in order: upper bounds of the norms of these tensors, which are themselves rounded in float64.
+    """
+    copied = copy.deepcopy(network).double()
+    found: list[list[Tensor]] = []
+
+    def start(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found.append([_norms_upper_bound(args[0])])
+
+    def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found[-1].append(_norms_upper_bound(args[0]))
+
+    copied.register_forward_pre_hook(start)
+    for module in copied.modules():
+        if type(module) in MEASURED:
+            module.register_forward_pre_hook(see)
+    logits = logits_of(copied, inputs, torch.float64)
+    return logits, torch.cat([torch.stack(chunk, dim=1) for chunk in found])
+
+
+def _norms_upper_bound(values: Tensor) -> Tensor:
+    """Norms ``(N,)``: the sum of d squares is off by at most d roundings and their underflow, the root by half that."""
+    flat = values.flatten(1)
+    size = flat.shape[1]
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    return norms * (1 + (size + 8) * 2.0**-52) + 2.0**-500 * math.sqrt(size)
 
 
 def logits_of(network: nn.Module, inputs: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,24 +15,23 @@ from lipcert.errors import InputError
 from lipcert.layers import HalfAbs, MaxMin
 from lipcert.layers.activations import PairReflections
 from lipcert.layers.centering import Translation
-from lipcert.verification.chain import CONVOLUTIONS, NORMALISATIONS, POOLS, SCALED_POOLS, Stretch, stretches
+from lipcert.verification.chain import CONVOLUTIONS, MEASURED, NORMALISATIONS, POOLS, SCALED_POOLS, Stretch, stretches
 from lipcert.verification.dense import dense
 from lipcert.verification.patches import linear_map
+from lipcert.verification.recompute import Bounds
 from lipcert.verification.rounding import Head, RoundedChain, Step, box_reach
 
 _UP = 1 + 2.0**-40  # the few float64 roundings of norms and coefficients
 
 
-def rounded_chain(
-    network: nn.Module, input_shape: Sequence[int], norms: Mapping[str, tuple[float, float]]
-) -> RoundedChain:
+def rounded_chain(network: nn.Module, input_shape: Sequence[int], bounds: Bounds) -> RoundedChain:
     """Read a network as steps that round.
 
     Args:
         network: plain sequential network in eval mode.
         input_shape: shape of one input, without the batch.
-        norms: norms of stretches that are known already, see :class:`~lipcert.verification.recompute.Bounds`; those
-            of other layers are bounded here, from their dense matrices.
+        bounds: of the network's stretches; norms of single layers that are not among them are bounded here, from
+            their dense matrices.
 
     Returns:
         The steps, and the head if the last layer that computes is linear.
@@ -45,13 +44,16 @@ def rounded_chain(
     head: Head | None = None
     for stretch in stretches(network):
         last = stretch.arithmetic[-1] if stretch.arithmetic and stretch.after is None else None
+        before = bounds.before[stretch.name]
         for layer in stretch.layers:
             result = _result(layer, value)
+            argument = before if type(layer) in MEASURED else None
             if layer is last:
-                head = _head(stretch, layer, value)
+                head = _head(stretch, layer, value, argument)
             elif layer in stretch.arithmetic:
-                known = norms.get(stretch.name) if stretch.multiplying == (layer,) else None
-                steps.append(_linear_step(stretch, layer, value, known or _norms(stretch, layer, value)))
+                known = bounds.norms.get(stretch.name) if stretch.multiplying == (layer,) else None
+                steps.append(_linear_step(layer, value, known or _norms(stretch, layer, value), argument))
+                before *= steps[-1].gain * _UP
             value = result
         if stretch.after is not None:
             result = _result(stretch.after, value)
@@ -81,7 +83,7 @@ def _norms(stretch: Stretch, layer: nn.Module, value: Tensor) -> tuple[float, fl
     return linear.norm_upper_bound(), linear.absolute_norm_upper_bound()
 
 
-def _linear_step(stretch: Stretch, layer: nn.Module, value: Tensor, norms: tuple[float, float]) -> Step:
+def _linear_step(layer: nn.Module, value: Tensor, norms: tuple[float, float], argument: float | None) -> Step:
     added, at_zero = _added(layer, value), _result(layer, value)
     roundings, factor = _counted(layer, value)
     return Step(
@@ -92,14 +94,15 @@ def _linear_step(stretch: Stretch, layer: nn.Module, value: Tensor, norms: tuple
         roundings=roundings,
         outputs=at_zero.numel(),
         factor=factor,
+        argument=argument,
     )
 
 
-def _head(stretch: Stretch, layer: nn.Module, value: Tensor) -> Head:
+def _head(stretch: Stretch, layer: nn.Module, value: Tensor, argument: float | None) -> Head:
     linear = dense(_single(stretch, layer), value.shape[1:])
     norms = linear.norm_upper_bound(), linear.absolute_norm_upper_bound()
     shifts = _added(layer, value).flatten() * _UP
-    step = _linear_step(stretch, layer, value, norms)
+    step = _linear_step(layer, value, norms, argument)
     return Head(step, linear.pair_upper_bounds(), linear.column_upper_bounds(), shifts)
 
 

@@ -1,4 +1,4 @@
-"""How far rounding takes a chain's logits off, layer by layer in exact rationals, and the radii that are left."""
+"""How far rounding takes a chain's logits off, layer by layer in exact rationals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from lipcert.errors import InputError
 
 _UP = 1 + 2.0**-40  # the few float64 roundings on (K, K) tables
-Affine = tuple[Fraction, Fraction]
-"""A bound that is affine in the norm of the network's input: coefficient, constant."""
+_CONSTANT = 1
+Terms = tuple[Fraction, ...]
+"""A bound that is affine in norms: coefficient of that of the network's input, constant, coefficients of others."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Step:
         outputs: number of elements of the result.
         factor: largest number, at least 1, by which something rounded is multiplied later within f.
         squares: number of squares under each root, for layers of Euclidean norms.
+        argument: Lipschitz constant of all that comes before it, if the norm of its argument is measured; else None.
     """
 
     gain: float
@@ -44,6 +46,7 @@ class Step:
     outputs: int = 0
     factor: float = 1.0
     squares: int = 0
+    argument: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,29 @@ class RoundedChain:
     classes: int
     reach: float
 
+    @property
+    def layers(self) -> tuple[Step, ...]:
+        """All steps, with that of the head."""
+        return self.steps if self.head is None else (*self.steps, self.head.step)
+
+    @property
+    def measured(self) -> tuple[float, ...]:
+        """Lipschitz constants of all arguments whose norms are measured, in order."""
+        return tuple(step.argument for step in self.layers if step.argument is not None)
+
+
+@dataclass(frozen=True)
+class _State:
+    """How large something within the network is, and how far off as it is computed."""
+
+    magnitude: Terms
+    error: Terms
+
+    @property
+    def size(self) -> Terms:
+        """Norm of what is computed."""
+        return _sum(self.magnitude, self.error)
+
 
 def difference_errors(chain: RoundedChain, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     r"""Return how far rounding can take the differences of two logits off, for inputs of the box.
@@ -108,30 +134,85 @@ def difference_errors(chain: RoundedChain, dtype: torch.dtype) -> tuple[Tensor, 
         >>> round(float(coefficient[0, 1]) / (2**0.5 * 3 * 4 * 2.0**-24), 6)
         1.0
     """
+    coefficient, constant = _tables(chain, dtype, measured=False)
+    return coefficient, constant
+
+
+def measured_difference_errors(chain: RoundedChain, dtype: torch.dtype) -> Tensor:
+    r"""Return how far rounding can take the differences of two logits off, given the norms that are measured.
+
+    The recursion of :func:`difference_errors`, with the norm of a measured layer's argument in place of what bounds it:
+    M starts again there, as one times that norm. Errors are not measured, and go on.
+
+    Args:
+        chain: the network; nothing in it overflows, which :func:`difference_errors` makes sure of.
+        dtype: the arithmetic that it is computed in.
+
+    Returns:
+        ``(2 + G, K, K)`` float64: coefficients of the input's norm, constants, and coefficients of the norms of the
+        exact arguments of the G measured layers, in order.
+
+    Example:
+        >>> linear = Step(3.0, spread=3.0, roundings=4, outputs=2)
+        >>> chain = RoundedChain((linear, Step(1.0, 1.0, roundings=1, argument=3.0)), None, 2, 1.0)
+        >>> tables = measured_difference_errors(chain, torch.float32)
+        >>> [round(float(table[0, 1]) / (2**0.5 * 2.0**-24), 4) for table in tables]
+        [12.0, 0.0, 1.0]
+    """
+    return torch.stack(_tables(chain, dtype, measured=True))
+
+
+def measured_argument_errors(chain: RoundedChain, dtype: torch.dtype) -> Tensor:
+    """Return how far off the arguments of the measured layers are as they are computed.
+
+    Args:
+        chain: the network.
+        dtype: the arithmetic that it is computed in.
+
+    Returns:
+        ``(G, 2)`` float64: coefficients of the input's norm, and constants.
+
+    Raises:
+        InputError: something could overflow on the way.
+    """
+    states = _states(chain, dtype, measured=False)
+    found = [state.error for step, state in zip(chain.layers, states, strict=False) if step.argument is not None]
+    return torch.tensor([list(map(_float, error)) for error in found], dtype=torch.float64).view(-1, 2)
+
+
+def _tables(chain: RoundedChain, dtype: torch.dtype, *, measured: bool) -> list[Tensor]:
+    states = _states(chain, dtype, measured=measured)
+    if chain.head is not None:
+        return _head_tables(chain.head, states[-2], torch.finfo(dtype))
+    whole = [_float(part) * math.sqrt(2) * _UP for part in states[-1].error]
+    return [torch.full((chain.classes, chain.classes), part, dtype=torch.float64) for part in whole]
+
+
+def _states(chain: RoundedChain, dtype: torch.dtype, *, measured: bool) -> list[_State]:
+    """Bounds of the argument of each layer, head included, and of the last result."""
     arithmetic = torch.finfo(dtype)
-    magnitude, error = (Fraction(1), Fraction(0)), (Fraction(0), Fraction(0))
-    for step in chain.steps:
-        own = _own_error(step, _sum(magnitude, error), chain.reach, arithmetic)
+    layers = chain.layers
+    length = 2 + measured * len(chain.measured)
+    magnitude, error, gauges = _unit(0, length), (Fraction(0),) * length, 0
+    states = []
+    for step in layers:
+        if measured and step.argument is not None:
+            magnitude, gauges = _unit(2 + gauges, length), gauges + 1
+        state = _State(magnitude, error)
+        states.append(state)
+        if not measured:
+            _check_range(step, state.size, chain.reach, arithmetic)
         gain = Fraction(step.gain)
-        magnitude = (gain * magnitude[0], gain * magnitude[1] + Fraction(step.offset))
-        error = _sum((gain * error[0], gain * error[1]), own)
-    if chain.head is None:
-        whole = [_float(part) * math.sqrt(2) * _UP for part in error]
-        first, second = (torch.full((chain.classes, chain.classes), part, dtype=torch.float64) for part in whole)
-        return first, second
-    return _head_errors(chain.head, _sum(magnitude, error), error, chain.reach, arithmetic)
+        magnitude = _plus_constant([gain * part for part in magnitude], Fraction(step.offset))
+        error = _sum([gain * part for part in error], _own_error(step, state.size, arithmetic))
+    return [*states, _State(magnitude, error)]
 
 
-def _own_error(step: Step, size: Affine, reach: float, arithmetic: torch.finfo) -> Affine:
+def _own_error(step: Step, size: Terms, arithmetic: torch.finfo) -> Terms:
     """What the roundings of one layer add, for an argument of this norm."""
     if step.roundings == 0:
-        return Fraction(0), Fraction(0)
+        return (Fraction(0),) * len(size)
     relative, floor = _unit_errors(step, arithmetic)
-    largest = size[0] * Fraction(reach) + size[1]
-    peak = Fraction(1 + step.spread) * largest + Fraction(step.shift) + Fraction(step.factor)
-    peak *= (peak if step.squares else 1) * Fraction(step.factor) * step.roundings
-    if peak > Fraction(arithmetic.max) / 8:
-        raise InputError(f"expected numbers that {arithmetic.dtype} can hold, got some that may overflow")
     slope = relative * Fraction(step.spread) + floor
     elements = math.isqrt(step.outputs) + 1
     constant = relative * Fraction(step.shift) + floor * elements
@@ -139,19 +220,30 @@ def _own_error(step: Step, size: Affine, reach: float, arithmetic: torch.finfo) 
         # A window's sum is off by at most 4 quanta a square, and its root by at most the root of that.
         root = Fraction(math.nextafter(math.sqrt(_quantum(arithmetic)), math.inf))
         constant += 2 * root * (math.isqrt(step.squares) + 1) * elements * Fraction(step.factor)
-    return slope * size[0], slope * size[1] + constant
+    return _plus_constant([slope * part for part in size], constant)
 
 
-def _head_errors(
-    head: Head, size: Affine, error: Affine, reach: float, arithmetic: torch.finfo
-) -> tuple[Tensor, Tensor]:
-    _own_error(head.step, size, reach, arithmetic)  # refuses what may overflow
+def _check_range(step: Step, size: Terms, reach: float, arithmetic: torch.finfo) -> None:
+    """Refuse what may overflow, for a norm that is affine in that of the input."""
+    if step.roundings == 0:
+        return
+    coefficient, constant = size
+    peak = Fraction(1 + step.spread) * (coefficient * Fraction(reach) + constant)
+    peak += Fraction(step.shift) + Fraction(step.factor)
+    peak *= (peak if step.squares else 1) * Fraction(step.factor) * step.roundings
+    if peak > Fraction(arithmetic.max) / 8:
+        raise InputError(f"expected numbers that {arithmetic.dtype} can hold, got some that may overflow")
+
+
+def _head_tables(head: Head, state: _State, arithmetic: torch.finfo) -> list[Tensor]:
     relative, floor = map(_float, _unit_errors(head.step, arithmetic))
     tables = []
-    for inherited, length, added in zip(error, size, (0.0, 1.0), strict=True):
-        own = (relative * head.rows + floor) * _float(length) + added * (relative * head.shifts + floor)
+    for place, (inherited, length) in enumerate(zip(state.error, state.size, strict=True)):
+        own = (relative * head.rows + floor) * _float(length)
+        if place == _CONSTANT:
+            own = own + (relative * head.shifts + floor)
         tables.append((head.pairs * _float(inherited) + own[:, None] + own) * _UP)
-    return tables[0], tables[1]
+    return tables
 
 
 def _unit_errors(step: Step, arithmetic: torch.finfo) -> tuple[Fraction, Fraction]:
@@ -167,49 +259,20 @@ def _quantum(arithmetic: torch.finfo) -> Fraction:
     return Fraction(arithmetic.tiny) * Fraction(arithmetic.eps) / 2
 
 
-def _sum(first: Affine, second: Affine) -> Affine:
-    return first[0] + second[0], first[1] + second[1]
+def _sum(first: Sequence[Fraction], second: Sequence[Fraction]) -> Terms:
+    return tuple(one + other for one, other in zip(first, second, strict=True))
+
+
+def _unit(place: int, length: int) -> Terms:
+    return tuple(Fraction(place == other) for other in range(length))
+
+
+def _plus_constant(terms: Sequence[Fraction], constant: Fraction) -> Terms:
+    return tuple(part + constant if place == _CONSTANT else part for place, part in enumerate(terms))
 
 
 def _float(value: Fraction) -> float:
     return math.nextafter(float(value), math.inf) if value else 0.0
-
-
-def rounded_radii(
-    logits: Tensor, pairs: Tensor, chain: RoundedChain, norms: Tensor, *, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    r"""Return predicted classes and the radii that hold for the network as it is computed.
-
-    With E the errors of the differences of logits in ``dtype``, and E' those of their evaluation in float64, a radius r
-    holds if
-
-    .. math:: f_y(x) - f_j(x) - E'_{yj}(\|x\|) - E_{yj}\big(\min(\sqrt d, \|x\| + r)\big) \ge L_{yj} r.
-
-    Args:
-        logits: ``(N, K)``, evaluated in float64.
-        pairs: ``(K, K)`` Lipschitz bounds of the logits' differences.
-        chain: the network as it rounds.
-        norms: ``(N,)`` float64, norms of the inputs.
-        dtype: the arithmetic of the network.
-
-    Returns:
-        ``(N,)`` int64 and float64, to within a few roundings; 0 where nothing is certified.
-    """
-    prediction = logits.argmax(1)
-    slope, constant, there_slope, there_constant = (
-        table[prediction] for kind in (torch.float64, dtype) for table in difference_errors(chain, kind)
-    )
-    norm = norms[:, None]
-    steepness = pairs[prediction]
-    margin = logits.gather(1, prediction[:, None]) - logits - slope * norm - constant - there_constant
-    everywhere = _quotient(margin - there_slope * chain.reach, steepness)
-    nearby = _quotient(margin - there_slope * norm, steepness + there_slope)
-    reached = torch.maximum(everywhere, nearby).scatter(1, prediction[:, None], math.inf).min(1).values
-    return prediction, torch.where(logits.isfinite().all(1), reached, 0)
-
-
-def _quotient(numerator: Tensor, divisor: Tensor) -> Tensor:
-    return torch.where(numerator > 0, numerator / divisor, 0)
 
 
 def box_reach(input_shape: Sequence[int]) -> float:

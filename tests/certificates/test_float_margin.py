@@ -12,7 +12,8 @@ from zoo import Forward
 
 from lipcert import Certificate, InputError, certify
 from lipcert.attacks.verify import distance_upper_bound
-from lipcert.certificates import float_error, margin, margin_radius
+from lipcert.certificates import class_pair_upper_bounds, float64_logits, float_error, margin_radius
+from lipcert.certificates import executed as execution_of_inputs
 from lipcert.certificates.float_error import LogitErrors
 from lipcert.certificates.margin import ASSUMPTIONS
 from lipcert.data import FashionMNISTMini
@@ -81,8 +82,8 @@ def test_without_the_error_terms_the_attack_succeeds(monkeypatch):
     network = linear_classifier()
     inputs = near_the_boundary(network, 20, 0.01)
     forgotten = LogitErrors(torch.zeros(2, 2).double(), torch.zeros(2, 2).double(), torch.float32, 10.0)
-    monkeypatch.setattr(margin, "executed_errors", lambda *_: forgotten)
-    monkeypatch.setattr(float_error, "logit_errors", lambda *_, **__: forgotten)
+    for module in (execution_of_inputs, float_error):
+        monkeypatch.setattr(module, "logit_errors", lambda *_, **__: forgotten)
     assert neighbours(network, inputs, certify(network, inputs)) > 0
 
 
@@ -220,8 +221,8 @@ def test_a_constant_network_is_certified_everywhere_only_above_its_rounding():
 
 def test_real_radii_are_the_plain_rule():
     network, inputs = linear_classifier(), torch.rand(5, 1, 10, 10)
-    bounds, _ = margin.class_pair_upper_bounds(network, (1, 10, 10))
-    _, radius = margin_radius(margin.float64_logits(network, inputs), bounds)
+    bounds, _ = class_pair_upper_bounds(network, (1, 10, 10))
+    _, radius = margin_radius(float64_logits(network, inputs), bounds)
     certificate = certify(network, inputs, arithmetic="real")
     assert torch.equal(certificate.radius, radius)
     assert certificate.rounding_slack.tolist() == [0.0] * 5

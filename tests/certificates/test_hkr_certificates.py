@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from lipcert.certificates import (
     norms_upper_bound,
     rounded_margin_radius,
 )
-from lipcert.certificates.float_error import LogitErrors, centre_evaluation
+from lipcert.certificates.execution import float64_copy
+from lipcert.certificates.float_error import LogitErrors, MeasuredErrors, centre_evaluation
+from lipcert.certificates.measured import measured_errors, measuring
 from lipcert.data import FashionMNISTMini
 
 NETWORK = Path(__file__).parents[2] / "experiments" / "results" / "fashion_mnist" / "hkr.safetensors"
@@ -84,40 +87,45 @@ def classifier(bias: float) -> nn.Module:
     return network
 
 
-def exact_centres(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Radii for the float32 network from logits that are as good as exact, without an error at the centre."""
-    bounds, _ = class_pair_upper_bounds(network, inputs.shape[1:])
-    errors = logit_errors(network, inputs.shape[1:])
+def exact_centres(network: nn.Module, inputs: Tensor) -> tuple[Tensor, MeasuredErrors, Tensor]:
+    """Radii for the float32 network from an evaluation that is as good as exact, without an error at the centre."""
+    shape = inputs.shape[1:]
+    bounds, _ = class_pair_upper_bounds(network, shape)
+    errors, copy = logit_errors(network, shape), float64_copy(network)
     none = LogitErrors(0 * errors.constant, 0 * errors.coefficient, torch.float64, errors.reach)
-    return rounded_margin_radius(
-        float64_logits(network, inputs), bounds, errors, norms_upper_bound(inputs), centre=none
-    )[1]
+    measured = measured_errors(network, copy, shape, errors, none)
+    measured = replace(measured, error_coefficients=0 * measured.slopes, error_constants=0 * measured.slopes)
+    evaluation, found = measuring(copy)
+    logits = evaluation(inputs.double())
+    options = {"centre": none, "measured": measured, "found": found()}
+    return rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs), **options)[1], measured, found()
 
 
 @pytest.mark.parametrize("bias", [0.0, 1e4, 1e6])
 def test_float32_convolutions_at_the_centre_never_give_larger_radii_than_exact_ones(bias):
     network = classifier(bias)
     inputs = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    radius, exact = certify(network, inputs).radius, exact_centres(network, inputs)
+    radius, exact = certify(network, inputs).radius, exact_centres(network, inputs)[0]
     assert (radius > 0).float().mean() > 0.1
     assert (radius <= exact).all()
 
 
 def test_the_trained_network_has_no_larger_radii_than_exact_logits_give(network, images, certificates):
-    assert (certificates["float32"].radius <= exact_centres(network, images[0])).all()
+    assert (certificates["float32"].radius <= exact_centres(network, images[0])[0]).all()
 
 
 @pytest.mark.parametrize("bias", [0.0, 1e4, 1e6])
 def test_trusting_float32_convolutions_as_if_they_were_float64_is_caught(monkeypatch, bias):
     network = classifier(bias)
     inputs = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    exact, errors = exact_centres(network, inputs), logit_errors(network, (1, 8, 8))
+    (exact, measured, found), errors = exact_centres(network, inputs), logit_errors(network, (1, 8, 8))
     bounds, _ = class_pair_upper_bounds(network, (1, 8, 8))
     monkeypatch.setattr(float_walk, "unit_roundoff", lambda dtype: 2.0**-53)
     evaluation, mistaken = centre_evaluation(network, inputs, errors)
     logits = evaluation(inputs)
     assert logits.dtype == torch.float64
-    _, radius = rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs), centre=mistaken)
+    options = {"centre": mistaken, "measured": measured, "found": found}
+    _, radius = rounded_margin_radius(logits, bounds, errors, norms_upper_bound(inputs), **options)
     assert (radius > exact).any()
 
 

@@ -14,9 +14,16 @@ from lipcert.layers import HalfAbs, HouseHolder, MaxMin, SpatialShift
 from lipcert.layers.centering import Translation
 from lipcert.networks import hkr_convnet
 from lipcert.verification.certificates import TOLERANCE
-from lipcert.verification.recompute import Bounds, dense_bounds, float64_logits, recomputed_radii
+from lipcert.verification.chain import MEASURED
+from lipcert.verification.recompute import Bounds, dense_bounds, float64_logits, measured_logits, recomputed_radii
 from lipcert.verification.rounded_layers import NONLINEAR, rounded_chain
-from lipcert.verification.rounding import RoundedChain, difference_errors, rounded_radii
+from lipcert.verification.rounded_radii import rounded_radii
+from lipcert.verification.rounding import (
+    RoundedChain,
+    difference_errors,
+    measured_argument_errors,
+    measured_difference_errors,
+)
 
 GRID = (2, 8, 8)
 
@@ -93,7 +100,7 @@ def inputs_of_all_sizes() -> Tensor:
 
 def read(network: nn.Module) -> tuple[Bounds, RoundedChain]:
     bounds = dense_bounds(network, torch.rand(2, *GRID))
-    return bounds, rounded_chain(network, GRID, bounds.norms)
+    return bounds, rounded_chain(network, GRID, bounds)
 
 
 def test_every_kind_of_layer_is_tried():
@@ -108,15 +115,41 @@ def test_executed_differences_of_logits_are_within_their_bound(name):
     coefficient, constant = difference_errors(chain, torch.float32)
     inputs = inputs_of_all_sizes()
     due = float64_logits(network, inputs)
-    bound = coefficient * inputs.flatten(1).double().norm(dim=1)[:, None, None] + constant
+    _, norms = measured_logits(network, inputs)
+    bound = coefficient * norms[:, :1, None] + constant
+    sizes = torch.cat([norms[:, :1], torch.ones(len(inputs), 1).double(), norms[:, 1:]], dim=1)
+    from_sizes = torch.einsum("nt,tij->nij", sizes, measured_difference_errors(chain, torch.float32))
+    assert bool((from_sizes <= bound * (1 + 1e-9)).all())
     results = [network(inputs)]
     for seed in (None, 3):
         with OneByOne(seed):
             results.append(network(inputs))
     for result in results:
         error = result.double() - due
-        assert bool(((error[:, :, None] - error[:, None]).abs() <= bound).all())
+        assert bool(((error[:, :, None] - error[:, None]).abs() <= from_sizes).all())
         assert float(error.abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", ["notebook", *MIDDLES])
+def test_measured_norms_move_and_are_off_by_no_more_than_their_bounds(name):
+    network, inputs = build(name), inputs_of_all_sizes()
+    _, chain = read(network)
+    _, norms = measured_logits(network, inputs)
+    executed: list[Tensor] = []
+    for module in network.modules():
+        if type(module) in MEASURED:
+            module.register_forward_pre_hook(lambda _, args: executed.append(args[0].flatten(1).double().norm(dim=1)))
+    network(inputs)
+    off = measured_argument_errors(chain, torch.float32)
+    errors = (torch.stack(executed, dim=1) - norms[:, 1:]).abs()
+    assert bool((errors <= norms[:, :1] * off[:, 0] + off[:, 1] + 1e-12).all())
+    assert float(errors[:, -1].max()) > 1e-12
+    flat = inputs.flatten(1).double()
+    apart = (flat[:, None] - flat).norm(dim=2)
+    for steepness, found in zip(chain.measured, norms[:, 1:].unbind(1), strict=True):
+        moved = (found[:, None] - found).abs()
+        assert bool((moved <= steepness * apart + 1e-12).all())
+        assert float((moved / apart.clamp_min(1e-9)).max()) > 0.05 * steepness
 
 
 @pytest.mark.parametrize("head", [True, False], ids=["head", "no head"])
@@ -125,7 +158,7 @@ def test_executed_differences_of_logits_are_within_their_bound(name):
 def test_reported_radii_stand_and_close_to_the_bound(name, arithmetic, head):
     network, inputs = build(name, head=head), inputs_of_all_sizes()
     bounds, chain = read(network)
-    logits, norms = float64_logits(network, inputs), inputs.flatten(1).double().norm(dim=1)
+    logits, norms = measured_logits(network, inputs)
     prediction, radii = rounded_radii(logits, bounds.pairs, chain, norms, dtype=getattr(torch, arithmetic))
     _, real = recomputed_radii(logits, bounds.pairs)
     reported = certify(network, inputs, arithmetic=arithmetic)

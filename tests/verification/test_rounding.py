@@ -15,15 +15,16 @@ from reference_sums import OneByOne
 from torch import nn
 
 from lipcert import InputError
-from lipcert.verification.recompute import dense_bounds, float64_logits, recomputed_radii
+from lipcert.verification.recompute import dense_bounds, float64_logits, measured_logits, recomputed_radii
 from lipcert.verification.rounded_layers import rounded_chain
-from lipcert.verification.rounding import RoundedChain, Step, difference_errors, rounded_radii
+from lipcert.verification.rounded_radii import rounded_radii
+from lipcert.verification.rounding import RoundedChain, Step, difference_errors, measured_difference_errors
 
 UNIT = Fraction(1, 2**24)
 
 
 def chain_of(network: nn.Module, shape: tuple[int, ...]) -> RoundedChain:
-    return rounded_chain(network, shape, dense_bounds(network, torch.rand(2, *shape)).norms)
+    return rounded_chain(network, shape, dense_bounds(network, torch.rand(2, *shape)))
 
 
 def gamma(roundings: int) -> float:
@@ -190,15 +191,60 @@ def test_a_derivation_with_a_planted_mistake_is_refuted(mutant):
     assert (error <= bound) == (mutant is None)
 
 
+def test_two_measured_layers_in_closed_form():
+    """The second layer rounds in proportion to its argument, and passes on what the first rounds."""
+    network = stacked([[3.0, -4.0], [4.0, 3.0]], [[6.0, 8.0], [0.0, 0.0]])
+    chain = chain_of(network, (2,))
+    _, constant, first, second = (table[0, 1] for table in measured_difference_errors(chain, torch.float32))
+    relative = gamma(3) * 10
+    assert chain.measured == pytest.approx((1, 5), rel=1e-5)
+    assert float(first) == pytest.approx((10 + relative) * gamma(3) * 7, rel=1e-6)
+    assert float(second) == pytest.approx(relative, rel=1e-6)
+    assert float(constant) == pytest.approx((10 + relative) * gamma(3) * math.sqrt(5) + gamma(3) * (1 + 2), rel=1e-6)
+
+
+def test_small_activations_leave_more_than_their_bound_does():
+    """The first layer maps the input to nearly nothing, and the errors of the second are in proportion to that."""
+    network = stacked([[3.0, -3.0], [0.0, 3.0]], [[6.0, 8.0], [0.0, 0.0]])
+    network[0].bias.copy_(torch.tensor([1e-3, -3.0]))
+    inputs = torch.ones(1, 2)
+    bounds, chain = dense_bounds(network, inputs), chain_of(network, (2,))
+    logits, norms = measured_logits(network, inputs)
+    assert norms[0].tolist() == pytest.approx([math.sqrt(2), math.sqrt(2), 1e-3], rel=1e-4)
+    blind = dataclasses.replace(
+        chain,
+        steps=tuple(dataclasses.replace(step, argument=None) for step in chain.steps),
+        head=dataclasses.replace(chain.head, step=dataclasses.replace(chain.head.step, argument=None)),
+    )
+    radii, without = (
+        float(rounded_radii(logits, bounds.pairs, one, sizes, dtype=torch.float32)[1])
+        for one, sizes in ((chain, norms), (blind, norms[:, :1]))
+    )
+    tables = measured_difference_errors(chain, torch.float32)[:, 0, 1].tolist()
+    sizes = math.sqrt(2), 1.0, *norms[0, 1:].tolist()
+    spent = sum(table * size for table, size in zip(tables, sizes, strict=True))
+    growth = tables[2] + tables[3] * chain.measured[1]
+    margin = float(logits[0, 1] - logits[0, 0])
+    assert radii == pytest.approx((margin - spent) / (float(bounds.pairs[0, 1]) + growth), rel=1e-9)
+    assert radii > without * (1 + 1e-7)
+
+
+def test_a_layer_used_twice_is_refused():
+    network = stacked([[3.0, -4.0], [4.0, 3.0]])
+    logits, norms = measured_logits(nn.Sequential(network[0], network[0]).eval(), torch.ones(1, 2))
+    with pytest.raises(InputError, match="expected 1 measured layers, each used once, got 2"):
+        rounded_radii(logits, torch.ones(2, 2), chain_of(network, (2,)), norms, dtype=torch.float32)
+
+
 def test_the_radius_solves_its_inequality():
     """One linear layer: the margin less both errors is the distance times the slope, at the larger of two norms."""
     network = stacked([[3.0, -4.0], [-5.0, 12.0]])
     inputs = torch.tensor([[1.0, 0.0], [0.1, 0.9], [1.0, 1.0]])
     chain, pairs = chain_of(network, (2,)), dense_bounds(network, inputs).pairs
-    logits, norms = float64_logits(network, inputs), inputs.double().norm(dim=1)
+    logits, norms = measured_logits(network, inputs)
     prediction, radii = rounded_radii(logits, pairs, chain, norms, dtype=torch.float32)
     tables = [difference_errors(chain, dtype) for dtype in (torch.float64, torch.float32)]
-    for row, label, radius, norm in zip(logits, prediction.tolist(), radii.tolist(), norms.tolist(), strict=True):
+    for row, label, radius, norm in zip(logits, prediction.tolist(), radii.tolist(), norms[:, 0].tolist(), strict=True):
         lengths = norm, min(math.sqrt(2), norm + radius)
         errors = sum(
             float(slope[0, 1]) * length + float(constant[0, 1])
@@ -214,10 +260,8 @@ def test_rounding_leaves_nothing_of_a_margin_below_it():
     network[0].bias.copy_(torch.tensor([1e6, 1e6]))
     inputs = torch.tensor([[0.0, 0.125]])
     bounds = dense_bounds(network, inputs)
-    logits = float64_logits(network, inputs)
-    _, radii = rounded_radii(
-        logits, bounds.pairs, chain_of(network, (2,)), torch.tensor([0.125]).double(), dtype=torch.float32
-    )
+    logits, norms = measured_logits(network, inputs)
+    _, radii = rounded_radii(logits, bounds.pairs, chain_of(network, (2,)), norms, dtype=torch.float32)
     assert float(recomputed_radii(logits, bounds.pairs)[1]) > 0.1
     assert radii.tolist() == [0.0]
 
