@@ -32,9 +32,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY) ## the training loop against the tutorial's own; the cost of bounds and certificates
+bench: $(READY) ## the training loop against the tutorial's own; the cost of bounds, certificates and constraints
 	$(BIN)/python benchmarks/training_loop.py
 	$(BIN)/python benchmarks/lipschitz_bound.py
+	$(BIN)/python benchmarks/constraint_cost.py --rounds 3
+	$(BIN)/python benchmarks/time_to_quality.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
