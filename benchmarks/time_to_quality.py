@@ -45,28 +45,6 @@ ROOT = Path(__file__).parents[1]
 QUICK = ROOT / "experiments" / "fashion_mnist" / "quick.yaml"
 QUALITY = ("clean_accuracy", "average_certified_radius")
 
-DEFAULTS: dict[str, Any] = {
-    "name": "quick",
-    "trainer": {"max_epochs": 4},
-    "model": {
-        "class_path": "lipcert.modules.LipschitzClassifier",
-        "init_args": {
-            "network": {"class_path": "lipcert.networks.dense_network", "init_args": {"widths": [512, 512, 512]}},
-            "loss": {
-                "class_path": "lipcert.losses.OffsetCrossEntropy",
-                "init_args": {"offset": 0.75, "temperature": 0.1},
-            },
-            "one_hot": False,
-            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.9}},
-            "lr_scheduler": {
-                "class_path": "torch.optim.lr_scheduler.OneCycleLR",
-                "init_args": {"max_lr": 0.05, "total_steps": 860},
-            },
-            "lr_interval": "step",
-        },
-    },
-    "data": {"class_path": "lipcert.data.FashionMNIST", "init_args": {"batch_size": 256}},
-}
 SMALL = (
     "--data=lipcert.data.FashionMNISTMini",
     "--data.init_args.val_size=500",
@@ -175,9 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--config", type=Path, help="what lipcert trains; experiments/fashion_mnist/quick.yaml if there"
-    )
+    parser.add_argument("--config", type=Path, default=QUICK, help="what lipcert trains; by default %(default)s")
     parser.add_argument("--clean", type=float, default=0.882, help="clean accuracy to reach")
     parser.add_argument("--acr", type=float, default=0.79, help="average certified radius to reach")
     parser.add_argument("--steps", type=int, default=60, help="steps of the notebook's loop a turn")
@@ -186,10 +162,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where to keep the figures as JSON")
     options, others = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as directory, one_line_errors("time_to_quality"):
-        path = options.config or (QUICK if QUICK.is_file() else None)
-        config = DEFAULTS if path is None else yaml.safe_load(path.read_text())
-        (Path(directory) / "config.yaml").write_text(yaml.safe_dump(config))
-        arguments = [f"--config={directory}/config.yaml", *(SMALL if options.small else ()), f"--output={directory}"]
+        config = yaml.safe_load(options.config.read_text())
+        arguments = [f"--config={options.config}", *(SMALL if options.small else ()), f"--output={directory}"]
         arguments += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", *others]
         epochs, images = (1, 200) if options.small else (50, 60_000)
         notebook_of = partial(Notebook, steps=options.steps, epochs=epochs, images_an_epoch=images)
