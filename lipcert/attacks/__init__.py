@@ -2,6 +2,7 @@
 
 from lipcert.attacks.base import Attack, Outcome
 from lipcert.attacks.carlini_wagner import CarliniWagner
+from lipcert.attacks.task import Norm, Task
 from lipcert.attacks.verify import Verified, verify
 
-__all__ = ["Attack", "CarliniWagner", "Outcome", "Verified", "verify"]
+__all__ = ["Attack", "CarliniWagner", "Norm", "Outcome", "Task", "Verified", "verify"]

@@ -14,7 +14,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.attacks.counting import CountedNetwork
-from lipcert.attacks.verify import Verified, check_batch, verify
+from lipcert.attacks.task import Norm, Task, check_task
+from lipcert.attacks.verify import Verified, verify
 from lipcert.errors import InputError
 
 
@@ -40,17 +41,24 @@ class Outcome:
 class Attack(ABC):
     """A search for small changes that make a network leave a class.
 
-    A subclass is a frozen dataclass of plain settings with a ``name``, and writes :meth:`run` only. Calling an attack
-    checks the arguments, hands :meth:`run` a copy of the network whose parameters ask for no gradients, counts and
-    times what it does, and verifies every candidate on the network itself.
+    A subclass is a frozen dataclass of plain settings with a ``name``, says what it can do, and writes :meth:`run`
+    only. Calling an attack checks the arguments, hands :meth:`run` a copy of the network whose parameters ask for no
+    gradients, counts and times what it does, and verifies every candidate on the network itself.
+
+    Attributes:
+        name: what the report calls it.
+        norms: the norms in which it can search.
+        targeted: whether it can be told which class to reach.
+        fixed_budget: whether it needs an epsilon, and then searches within that distance only.
+        black_box: whether it asks for logits or classes only, never for gradients.
 
     Example:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Darken(Attack):
         ...     name = "darken"
-        ...     def run(self, model, inputs, labels):
-        ...         return inputs / 2
+        ...     def run(self, model, task):
+        ...         return task.inputs / 2
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).eval()
         >>> _ = model.load_state_dict({"1.weight": torch.tensor([[1.0], [0.0]]), "1.bias": torch.tensor([0.0, 0.25])})
         >>> outcome = Darken()(model, torch.tensor([0.4, 0.9]).view(2, 1, 1, 1), torch.tensor([0, 0]))
@@ -59,18 +67,21 @@ class Attack(ABC):
     """
 
     name: ClassVar[str]
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    targeted: ClassVar[bool] = False
+    fixed_budget: ClassVar[bool] = False
+    black_box: ClassVar[bool] = False
 
     @abstractmethod
-    def run(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    def run(self, model: nn.Module, task: Task) -> Tensor:
         """Return one candidate an input; where nothing was found, the input itself.
 
         Args:
             model: network to attack, in eval mode, its parameters without gradients.
-            inputs: ``(N, C, H, W)`` floats in [0, 1].
-            labels: ``(N,)`` int64, the classes to leave.
+            task: checked; its tensors are copies.
 
         Returns:
-            Candidates ``(N, C, H, W)``, meant to lie in [0, 1].
+            Candidates ``(N, C, H, W)``, meant to lie within the bounds.
         """
 
     def parameters(self) -> dict[str, int | float | str]:
@@ -82,38 +93,64 @@ class Attack(ABC):
         return None
 
     @final
-    def __call__(
+    def __call__(  # noqa: PLR0913 - one keyword a field of the task
         self,
         model: nn.Module,
         inputs: Tensor,
         labels: Tensor,
         *,
+        targets: Tensor | None = None,
+        norm: Norm = "l2",
+        epsilon: float | None = None,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        radius: Tensor | None = None,
+        start: Tensor | None = None,
+        seed: int = 0,
         on_forward: Callable[[int], object] | None = None,
     ) -> Outcome:
         """Attack a batch and verify what comes back.
 
         Args:
             model: network in eval mode; it is left as it is, gradients included.
-            inputs: ``(N, C, H, W)`` floats in [0, 1].
+            inputs: ``(N, C, H, W)`` floats within ``bounds``.
             labels: ``(N,)`` int64, the classes to leave: the predictions that a certificate protects.
+            targets: see :class:`Task`, as for what follows.
+            norm: in which distances are measured.
+            epsilon: largest distance of interest; an attack with a fixed budget needs it.
+            bounds: of valid images.
+            radius: ``(N,)`` certified L2 radii.
+            start: ``(N, C, H, W)``, the nearest adversarial examples known.
+            seed: the only source of randomness.
             on_forward: called with the number of images of every forward pass, to show progress.
 
         Returns:
             Candidates, verified success and distances, and what they cost.
 
         Raises:
-            InputError: unusable inputs or labels, a network in training mode, or candidates of another shape.
+            InputError: an unusable task or one that this attack cannot do, a network in training mode, or candidates of
+                another shape.
         """
-        check_batch(model, inputs, labels)
+        task = Task(inputs, labels, targets, norm, epsilon, bounds, radius, start, seed)
+        check_task(model, task)
+        self._check_ability(task)
         network = CountedNetwork(model, on_forward)
-        start = time.perf_counter()
+        begun = time.perf_counter()
         with torch.enable_grad():
-            candidates = self.run(network, inputs.clone(), labels.clone())
-        seconds = time.perf_counter() - start
+            candidates = self.run(network, task.copy())
+        seconds = time.perf_counter() - begun
         if not isinstance(candidates, Tensor) or candidates.shape != inputs.shape:
             found = tuple(candidates.shape) if isinstance(candidates, Tensor) else type(candidates).__name__
             raise InputError(f"expected candidates of shape {tuple(inputs.shape)} from {self.name}, got {found}")
         # The network reads the precision of the inputs: what is verified and kept is what it would be given.
         candidates = candidates.detach().to(inputs)
-        verified = verify(model, inputs, labels, candidates)
+        verified = verify(model, inputs, labels, candidates, targets=targets, norm=norm, bounds=bounds)
         return Outcome(candidates, verified, seconds, network.forward_passes, network.backward_passes)
+
+    def _check_ability(self, task: Task) -> None:
+        """Refuse what this attack cannot do."""
+        if task.norm not in self.norms:
+            raise InputError(f"expected a norm among {', '.join(self.norms)} for {self.name}, got {task.norm!r}")
+        if task.targets is not None and not self.targeted:
+            raise InputError(f"expected no targets for {self.name}, which cannot be told which class to reach")
+        if task.epsilon is None and self.fixed_budget:
+            raise InputError(f"expected an epsilon for {self.name}, got none")

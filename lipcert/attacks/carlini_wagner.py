@@ -14,6 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.attacks.base import Attack
+from lipcert.attacks.task import Task
 from lipcert.errors import InputError
 
 NEAREST = 10  # classes, by logit, whose slopes are computed: one backward pass each
@@ -30,6 +31,7 @@ class CarliniWagner(Attack):
     With :math:`g_j`, the slope of :math:`f_y - f_j` at the input, the scaled gaps are distances, to first order: the
     search heads for the nearest class instead of the one with the second largest logit, and :math:`c > 1` is what it
     takes to fool a linear network. Scaled gaps have the signs of the logits' gaps, hence the same adversarial examples.
+    With a target t the penalty is :math:`\max_j s_j (f_j - f_t)`, scaled by the farthest class instead of the nearest.
     Early stopping is off: foolbox decides it on the sum over the batch, which would make a sample's result depend on
     its neighbours.
 
@@ -57,6 +59,7 @@ class CarliniWagner(Attack):
     """
 
     name: ClassVar[str] = "carlini-wagner-l2"
+    targeted: ClassVar[bool] = True
 
     binary_search_steps: int = 3
     steps: int = 500
@@ -71,9 +74,10 @@ class CarliniWagner(Attack):
             if not 0 < number < math.inf:
                 raise InputError(f"expected a finite {setting} > 0, got {number}")
 
-    def run(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    def run(self, model: nn.Module, task: Task) -> Tensor:
         """Return the nearest adversarial example of the search; the input itself where there is none."""
         foolbox = _import_foolbox()
+        inputs = task.inputs
         attack = foolbox.attacks.L2CarliniWagnerAttack(
             binary_search_steps=self.binary_search_steps,
             steps=self.steps,
@@ -81,9 +85,12 @@ class CarliniWagner(Attack):
             initial_const=self.initial_const,
             abort_early=False,
         )
-        balanced = _Balanced(model, labels, _factors(model, inputs, labels)).eval()
-        target = foolbox.PyTorchModel(balanced, bounds=(0, 1), device=inputs.device)
-        found: Tensor = attack.run(target, inputs, foolbox.criteria.Misclassification(labels))
+        pivot = task.labels if task.targets is None else task.targets
+        balanced = _Balanced(model, pivot, _factors(model, task)).eval()
+        network = foolbox.PyTorchModel(balanced, bounds=task.bounds, device=inputs.device)
+        criteria = foolbox.criteria
+        goal = criteria.Misclassification(pivot) if task.targets is None else criteria.TargetedMisclassification(pivot)
+        found: Tensor = attack.run(network, inputs, goal)
         # foolbox reports failure as an all-black image, which may even be misclassified.
         failed = (found == 0).flatten(1).all(1)
         return torch.where(failed.view(-1, *[1] * (inputs.ndim - 1)), inputs, found)
@@ -94,31 +101,38 @@ class CarliniWagner(Attack):
 
 
 class _Balanced(nn.Module):
-    """A network with the same classes whose logits are minus the scaled gaps to the class to leave."""
+    """A network with the same classes whose logits are scaled gaps to one class: the one to leave, or to reach."""
 
-    def __init__(self, network: nn.Module, labels: Tensor, factors: Tensor) -> None:
+    def __init__(self, network: nn.Module, pivot: Tensor, factors: Tensor) -> None:
         super().__init__()
         self.network = network
-        self.labels = labels[:, None]
+        self.pivot = pivot[:, None]
         self.factors = factors
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.network(inputs)
-        return (logits - logits.gather(1, self.labels)) * self.factors
+        return (logits - logits.gather(1, self.pivot)) * self.factors
 
 
-def _factors(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def _factors(model: nn.Module, task: Task) -> Tensor:
     """Return the scales ``(N, K)``, positive; 1 where a slope says nothing (a flat network, a tie)."""
-    leaf = inputs.clone().requires_grad_()
+    pivot = (task.labels if task.targets is None else task.targets)[:, None]
+    leaf = task.inputs.clone().requires_grad_()
     logits = model(leaf)
-    gaps = logits.gather(1, labels[:, None]) - logits
-    nearest = gaps.detach().scatter(1, labels[:, None], math.inf).argsort(1)[:, : min(NEAREST, gaps.shape[1] - 1)]
-    slopes = torch.ones_like(nearest, dtype=inputs.dtype)
+    # what has to become negative: one of the gaps to the other classes, or all of the gaps to the target
+    gaps = logits.gather(1, pivot) - logits if task.targets is None else logits - logits.gather(1, pivot)
+    ranked = gaps.detach() if task.targets is None else -gaps.detach()
+    nearest = ranked.scatter(1, pivot, math.inf).argsort(1)[:, : min(NEAREST, gaps.shape[1] - 1)]
+    slopes = torch.ones_like(nearest, dtype=leaf.dtype)
     for rank in range(nearest.shape[1]):
         gap = gaps.gather(1, nearest[:, rank, None]).sum()
         (gradient,) = torch.autograd.grad(gap, leaf, retain_graph=True)
         slopes[:, rank] = gradient.flatten(1).square().sum(1).sqrt()
-    distance = (gaps.detach().gather(1, nearest) / slopes).nan_to_num(math.inf).amin(1, keepdim=True)
+    distances = gaps.detach().gather(1, nearest) / slopes
+    if task.targets is None:
+        distance = distances.nan_to_num(math.inf).amin(1, keepdim=True)
+    else:
+        distance = distances.nan_to_num(0.0, posinf=0.0).amax(1, keepdim=True)
     # classes further down the ranking are taken to be as steep as the last one that was looked at
     factors = (2 * distance / slopes[:, -1:]).expand(gaps.shape).scatter(1, nearest, 2 * distance / slopes)
     return torch.where(factors.isfinite() & (factors > 0), factors, 1.0)

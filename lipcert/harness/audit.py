@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lipcert.attacks import Attack, CarliniWagner
-from lipcert.attacks.verify import check_batch
+from lipcert.attacks.task import check_batch
 from lipcert.certificates import Certificate, certify
 from lipcert.data import ImageSet
 from lipcert.errors import InputError

@@ -16,11 +16,11 @@ class Steps(Attack):
     name = "steps"
     count: int = 3
 
-    def run(self, model, inputs, labels):
-        moved = inputs
+    def run(self, model, task):
+        moved = task.inputs
         for _ in range(self.count):
             leaf = moved.clone().requires_grad_()
-            model(leaf).gather(1, labels[:, None]).sum().backward()
+            model(leaf).gather(1, task.labels[:, None]).sum().backward()
             moved = (moved - 0.05 * leaf.grad.sign()).clamp(0, 1)
         model(moved)
         return moved
@@ -31,7 +31,7 @@ class Returns(Attack):
     name = "returns"
     candidates: object = field(default=None, compare=False)
 
-    def run(self, model, inputs, labels):
+    def run(self, model, task):
         return self.candidates
 
 
@@ -64,10 +64,10 @@ def test_an_attack_pays_for_no_parameter_gradients():
     class Look(Attack):
         name = "look"
 
-        def run(self, model, inputs, labels):
-            assert model(inputs.clone().requires_grad_()).requires_grad
+        def run(self, model, task):
+            assert model(task.inputs.clone().requires_grad_()).requires_grad
             assert not any(parameter.requires_grad for parameter in model.parameters())
-            return inputs
+            return task.inputs
 
     Look()(*problem())
 
@@ -85,12 +85,12 @@ def test_an_attack_cannot_change_what_it_is_compared_with():
     class Vandal(Attack):
         name = "vandal"
 
-        def run(self, model, inputs, labels):
+        def run(self, model, task):
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.zero_()
-            labels.fill_(0)
-            return inputs.zero_()
+            task.labels.fill_(0)
+            return task.inputs.zero_()
 
     network, inputs, labels = problem()
     kept = inputs.clone(), labels.clone()
@@ -159,3 +159,80 @@ def test_double_precision_candidates_are_judged_as_the_network_reads_them():
     outcome = Returns(just_below)(network, inputs, labels)
     assert outcome.candidates.dtype == torch.float32
     assert not outcome.verified.success.any()
+
+
+@dataclass(frozen=True)
+class Sees(Attack):
+    """Keeps the task that it is given."""
+
+    name = "sees"
+    norms = ("l2", "linf")
+    targeted = True
+    fixed_budget = True
+    seen: list = field(default_factory=list, compare=False)
+
+    def run(self, model, task):
+        self.seen.append(task)
+        return task.inputs
+
+
+def test_the_task_is_what_was_asked_for():
+    network, inputs, labels = problem()
+    radius, attack = torch.rand(6).double(), Sees()
+    arguments = {"targets": (labels + 1) % 4, "norm": "linf", "epsilon": 0.1, "bounds": (-1.0, 2.0), "seed": 5}
+    attack(network, inputs, labels, **arguments, radius=radius, start=inputs / 2)
+    [task] = attack.seen
+    assert {name: getattr(task, name) for name in ("norm", "epsilon", "bounds", "seed")}.items() <= arguments.items()
+    kept = (inputs, labels, arguments["targets"], radius, inputs / 2)
+    for seen, given in zip((task.inputs, task.labels, task.targets, task.radius, task.start), kept, strict=True):
+        assert torch.equal(seen, given)
+        assert seen.data_ptr() != given.data_ptr()
+
+
+UNABLE = [
+    ("a target that is the label", lambda y: {"targets": y.clone()}, "targets other than the labels"),
+    ("a target that is no class", lambda y: {"targets": y + 4}, "targets from 0 to 3"),
+    ("too few targets", lambda y: {"targets": y[1:]}, "targets of shape"),
+    ("unknown norm", lambda y: {"norm": "l0"}, "a norm among l1, l2, linf"),
+    ("a norm that it cannot do", lambda y: {"norm": "l1"}, "a norm among l2, linf for sees"),
+    ("no budget", lambda y: {"epsilon": None}, "an epsilon for sees"),
+    ("no room", lambda y: {"epsilon": 0.0}, "epsilon > 0"),
+    ("nan budget", lambda y: {"epsilon": float("nan")}, "epsilon > 0"),
+    ("bounds in the wrong order", lambda y: {"bounds": (1.0, 0.0)}, "ascending order"),
+    ("infinite bounds", lambda y: {"bounds": (0.0, float("inf"))}, "finite bounds"),
+    ("bounds that are too tight", lambda y: {"bounds": (0.0, 0.5)}, "inputs in \\[0, 0.5\\]"),
+    ("negative radius", lambda y: {"radius": torch.full((6,), -1.0)}, "radii >= 0"),
+    ("too few radii", lambda y: {"radius": torch.ones(5)}, "radii of shape"),
+    ("starting points outside", lambda y: {"start": torch.full((6, 1, 4, 4), 1.5)}, "starting points in"),
+    ("too few starting points", lambda y: {"start": torch.zeros(5, 1, 4, 4)}, "starting points of shape"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), [case[1:] for case in UNABLE], ids=[case[0] for case in UNABLE])
+def test_tasks_that_cannot_be_done_are_refused_before_the_search(spoil, message):
+    network, inputs, labels = problem()
+    attack = Sees()
+    with pytest.raises(InputError, match=message):
+        attack(network, inputs, labels, **{"epsilon": 0.1, **spoil(labels)})
+    assert attack.seen == []
+
+
+def test_what_is_not_told_a_target_refuses_one():
+    network, inputs, labels = problem()
+    with pytest.raises(InputError, match="no targets for steps"):
+        Steps()(network, inputs, labels, targets=(labels + 1) % 4)
+
+
+def test_a_target_counts_only_if_it_is_reached():
+    network, inputs, labels = problem()
+    other = network(1 - inputs).argmax(1)
+    changed = other != labels
+    attack = Returns(1 - inputs)
+    object.__setattr__(attack, "targeted", True)
+    missed = torch.where(changed, (other + 1) % 4, (labels + 1) % 4)
+    missed = torch.where(missed == labels, (missed + 1) % 4, missed)
+    assert changed.any()
+    assert torch.equal(attack(network, inputs, labels).verified.success, changed)
+    reached = attack(network, inputs, labels, targets=torch.where(changed, other, missed)).verified
+    assert torch.equal(reached.success, changed)
+    assert not attack(network, inputs, labels, targets=missed).verified.success.any()

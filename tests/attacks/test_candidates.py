@@ -90,23 +90,27 @@ def test_what_only_float32_sees_is_not_confirmed():
     assert not found.confirmed.item()
 
 
-def exact_square(candidate, image):
-    return sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(candidate, image, strict=True))
+def exact_power(candidate, image, norm):
+    """The exact distance; squared for L2."""
+    gaps = [abs(Fraction(a) - Fraction(b)) for a, b in zip(candidate, image, strict=True)]
+    return {"l1": sum(gaps), "l2": sum(gap**2 for gap in gaps), "linf": max(gaps)}[norm]
 
 
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-30, 1e-44])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_distances_are_never_below_the_exact_ones(scale, dtype):
+def test_distances_are_never_below_the_exact_ones(scale, dtype, norm):
     generator = torch.Generator().manual_seed(3)
     inputs = torch.rand(20, 49, generator=generator).to(dtype) / 3  # full mantissas: float32 differences would round
     inputs[10:] = 0
     candidates = (inputs + scale * torch.rand(20, 49, generator=generator).to(dtype) / 7).clamp(0, 1)
-    bounds = distance_upper_bound(inputs, candidates).tolist()
+    bounds = distance_upper_bound(inputs, candidates, norm).tolist()
+    power = 2 if norm == "l2" else 1
     for bound, candidate, image in zip(bounds, candidates.tolist(), inputs.tolist(), strict=True):
-        square = exact_square(candidate, image)
-        assert Fraction(bound) ** 2 >= square
+        exact = exact_power(candidate, image, norm)
+        assert Fraction(bound) ** power >= exact
         # 53 roundings of 2^-53 each, and an absolute 7e-150 for squares that underflow
-        assert Fraction(bound) ** 2 <= square * (1 + Fraction(1, 10**13)) + Fraction(1, 10**200)
+        assert Fraction(bound) ** power <= exact * (1 + Fraction(1, 10**13)) + Fraction(1, 10**200)
 
 
 def test_even_underflowing_squares_count():
@@ -120,3 +124,35 @@ def test_other_shapes_and_types_are_refused():
         verify(NETWORK, pixel(0.5), torch.tensor([0]), pixel(0.5, 0.5))
     with pytest.raises(InputError, match="expected candidates"):
         verify(NETWORK, pixel(0.5), torch.tensor([0]), pixel(0.5).double())
+
+
+def test_the_norm_is_the_one_that_was_asked_for():
+    inputs, candidates = torch.full((1, 1, 1, 3), 0.5), torch.tensor([0.0, 0.25, 0.5]).view(1, 1, 1, 3)
+    network = linear_network(torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]), torch.tensor([0.0, 1.0]))
+    for norm, exact in (("l1", 0.75), ("l2", 0.3125**0.5), ("linf", 0.5)):
+        found = verify(network, inputs, torch.tensor([0]), candidates, norm=norm)
+        assert exact <= found.distance.item() <= exact * (1 + 1e-12)
+
+
+def test_bounds_are_the_users():
+    inputs, labels = torch.full((3, 1, 1, 1), 200.0), torch.tensor([0, 0, 0])
+    candidates = torch.tensor([0.0, 255.0, 300.0]).view(3, 1, 1, 1)
+    upside_down = linear_network(torch.tensor([[-1.0], [0.0]]), torch.tensor([0.0, -250.0]))
+    found = verify(upside_down, inputs, labels, candidates, bounds=(0.0, 255.0))
+    assert found.success.tolist() == [False, True, False]
+    assert not verify(upside_down, inputs, labels, candidates, bounds=(0.0, 254.0)).success.any()
+
+
+def test_another_class_than_the_target_is_no_success():
+    network = linear_network(torch.tensor([[1.0], [0.0], [-2.0]]), torch.tensor([0.0, 0.25, 0.5]))
+    inputs, labels, candidates = pixel(0.5, 0.5), torch.tensor([0, 0]), pixel(0.0, 0.2)
+    assert verify(network, inputs, labels, candidates).prediction.tolist() == [2, 1]
+    for target, expected in ((1, [False, True]), (2, [True, False])):
+        found = verify(network, inputs, labels, candidates, targets=torch.full((2,), target))
+        assert found.success.tolist() == found.confirmed.tolist() == expected
+        assert found.distance.isfinite().tolist() == expected
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(InputError, match="a norm among l1, l2, linf"):
+        verify(NETWORK, pixel(0.5), torch.tensor([0]), pixel(0.5), norm="l0")

@@ -109,3 +109,28 @@ def test_a_class_that_cannot_be_reached_does_not_spoil_the_search():
     outcome = QUICK(network, torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 0]))
     assert outcome.verified.success.all()
     assert outcome.verified.distance.max() <= 1.05 * 0.1
+
+
+def test_a_target_is_reached_at_its_own_distance():
+    network, images, labels, _ = linear_problem(samples=8)
+    inputs, targets = images.float() / 255, (labels + 2) % 4
+    outcome = CarliniWagner(3, 300, 0.02)(network, inputs, labels, targets=targets)
+    # with three other classes to get below, the nearest point is that of a quadratic program; any one of its halfspaces
+    # is a lower bound
+    weight, bias = network[1].weight.double(), network[1].bias.double()
+    logits = inputs.flatten(1).double() @ weight.T + bias
+    gaps = logits - logits.gather(1, targets[:, None])
+    normals = (weight - weight[targets][:, None]).norm(dim=2)
+    least = (gaps / normals).nan_to_num(0).amax(1)
+    assert outcome.verified.success.all()
+    assert torch.equal(outcome.verified.prediction, targets)
+    assert (outcome.verified.distance >= least * (1 - 1e-14)).all()
+    assert (outcome.verified.distance / least).median() <= 1.05
+
+
+def test_other_bounds_scale_the_distances():
+    network, images, labels, distance = linear_problem(samples=6)
+    scaled = linear_network(network[1].weight / 255, network[1].bias)
+    found = QUICK(scaled, images.float(), labels, bounds=(0.0, 255.0)).verified.distance / 255
+    torch.testing.assert_close(found, QUICK(network, images.float() / 255, labels).verified.distance, rtol=0.02, atol=0)
+    assert (found >= distance * (1 - 1e-6)).all()

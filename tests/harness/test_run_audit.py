@@ -22,8 +22,8 @@ class Nothing(Attack):
 
     name = "nothing"
 
-    def run(self, model, inputs, labels):
-        return inputs
+    def run(self, model, task):
+        return task.inputs
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Black(Attack):
 
     name = "black"
 
-    def run(self, model, inputs, labels):
-        model(inputs)
-        return torch.zeros_like(inputs)
+    def run(self, model, task):
+        model(task.inputs)
+        return torch.zeros_like(task.inputs)
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class OutOfBounds(Attack):
 
     name = "out-of-bounds"
 
-    def run(self, model, inputs, labels):
-        moved = inputs - 100 * torch.sign(torch.randn_like(inputs))
+    def run(self, model, task):
+        moved = task.inputs - 100 * torch.sign(torch.randn_like(task.inputs))
         moved[0] = torch.nan
         return moved
 
@@ -55,10 +55,10 @@ class Impatient(Attack):
 
     name = "impatient"
 
-    def run(self, model, inputs, labels):
-        if torch.equal(inputs[0], THIRD):
+    def run(self, model, task):
+        if torch.equal(task.inputs[0], THIRD):
             raise KeyboardInterrupt
-        return torch.zeros_like(inputs)
+        return torch.zeros_like(task.inputs)
 
 
 PROBLEM = linear_problem(samples=SAMPLES)
