@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import torch
@@ -20,6 +20,19 @@ from lipcert.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
+class Findings:
+    """Candidates of N inputs, with what else there is to say about each.
+
+    Attributes:
+        candidates: ``(N, C, H, W)``.
+        details: by name, one entry an input; None where there is nothing to say.
+    """
+
+    candidates: Tensor
+    details: Mapping[str, tuple[str | int | None, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What an attack did to a batch of N inputs.
 
@@ -29,6 +42,7 @@ class Outcome:
         seconds: wall-clock time of the search, without the check.
         forward_passes: images pushed forward by the search.
         backward_passes: images pushed backward by the search.
+        details: what else the attack says about each input, by name; see :class:`Findings`.
     """
 
     candidates: Tensor
@@ -36,6 +50,7 @@ class Outcome:
     seconds: float
     forward_passes: int
     backward_passes: int
+    details: Mapping[str, tuple[str | int | None, ...]] = field(default_factory=dict)
 
 
 class Attack(ABC):
@@ -73,7 +88,7 @@ class Attack(ABC):
     black_box: ClassVar[bool] = False
 
     @abstractmethod
-    def run(self, model: nn.Module, task: Task) -> Tensor:
+    def run(self, model: nn.Module, task: Task) -> Tensor | Findings:
         """Return one candidate an input; where nothing was found, the input itself.
 
         Args:
@@ -81,7 +96,7 @@ class Attack(ABC):
             task: checked; its tensors are copies.
 
         Returns:
-            Candidates ``(N, C, H, W)``, meant to lie within the bounds.
+            Candidates ``(N, C, H, W)``, meant to lie within the bounds, alone or with details.
         """
 
     def parameters(self) -> dict[str, int | float | str]:
@@ -136,15 +151,16 @@ class Attack(ABC):
         network = CountedNetwork(model, on_forward)
         begun = time.perf_counter()
         with torch.enable_grad():
-            candidates = self.run(network, task.copy())
+            found = self.run(network, task.copy())
         seconds = time.perf_counter() - begun
+        candidates, details = (found.candidates, found.details) if isinstance(found, Findings) else (found, {})
         if not isinstance(candidates, Tensor) or candidates.shape != inputs.shape:
-            found = tuple(candidates.shape) if isinstance(candidates, Tensor) else type(candidates).__name__
-            raise InputError(f"expected candidates of shape {tuple(inputs.shape)} from {self.name}, got {found}")
+            what = tuple(candidates.shape) if isinstance(candidates, Tensor) else type(candidates).__name__
+            raise InputError(f"expected candidates of shape {tuple(inputs.shape)} from {self.name}, got {what}")
         # The network reads the precision of the inputs: what is verified and kept is what it would be given.
         candidates = candidates.detach().to(inputs)
         verified = verify(model, inputs, labels, candidates, targets=targets, norm=norm, bounds=bounds)
-        return Outcome(candidates, verified, seconds, network.forward_passes, network.backward_passes)
+        return Outcome(candidates, verified, seconds, network.forward_passes, network.backward_passes, details)
 
     def _check_ability(self, task: Task) -> None:
         """Refuse what this attack cannot do."""
