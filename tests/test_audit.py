@@ -4,20 +4,24 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partialmethod
 from types import SimpleNamespace
 
 import pytest
 import torch
 from linear_problem import linear_problem
 from safetensors.numpy import load_file
+from straight_attack import Straight
 
-from lipcert.attacks import CarliniWagner
+from lipcert import auditing
 from lipcert.audit import main
 from lipcert.certificates import certify
 from lipcert.data import ImageSet
+from lipcert.harness import Stage
+from lipcert.harness.journal import Journal
 
 NETWORK, PIXELS, PREDICTION, DISTANCE = linear_problem(samples=12)
-QUICK = ["--steps", "120", "--binary-search-steps", "1"]
+QUICK = ["--attacks", Straight.name]
 
 
 class TinyData:
@@ -56,7 +60,8 @@ def run(tmp_path, monkeypatch):
         data=TinyData(ImageSet(PIXELS, PREDICTION)),
         network_sha256="f" * 64,
     )
-    monkeypatch.setattr("lipcert.runs.load_run", lambda path: loaded)
+    monkeypatch.setattr(auditing, "load_run", lambda path: loaded)
+    monkeypatch.setattr(auditing, "attack_classes", lambda: {Straight.name: Straight})
     return loaded
 
 
@@ -68,7 +73,7 @@ def inflated(monkeypatch):
         certificate = certify(model, inputs, **options)
         return replace(certificate, radius=1.5 * certificate.radius)
 
-    monkeypatch.setattr("lipcert.certificates.certify", certifier)
+    monkeypatch.setattr(auditing, "certify", certifier)
 
 
 def command(run, *options):
@@ -103,7 +108,9 @@ def test_sound_certificates_exit_with_0(run, capsys):
     assert set(written["empirical_accuracy"]) == {"0.05", "0.2"}
     assert written["command"].startswith("python -m lipcert.audit ")
     assert written["command"].endswith("--samples 12 --epsilons 0.05 0.2")
-    assert written["attacks"][0]["forward_passes"] == CarliniWagner(1, 120).forward_budget(12)
+    assert written["attacks"][0]["forward_passes"] == Straight().forward_budget(12)
+    assert "power           refuted, had the radii been inflated: 100" in said.out
+    assert not (run.directory / "audit" / "partial").exists()
 
 
 def test_by_default_one_image_a_class_is_attacked(run, capsys):
@@ -141,9 +148,14 @@ def test_violated_certificates_exit_with_1_and_keep_the_evidence(run, inflated, 
         (["RUN", "--samples", "0"], "expected --samples >= 1, got 0"),
         (["RUN", "--samples", "13"], "expected --samples <= 12, the test images, got 13"),
         (["RUN", "--samples", "few"], "expected a whole number for --samples, got few"),
-        (["RUN", "--steps", "0"], "expected --steps >= 1, got 0"),
-        (["RUN", "--steps", "1.5"], "expected a whole number for --steps, got 1.5"),
-        (["RUN", "--binary-search-steps", "-1"], "expected --binary-search-steps >= 1, got -1"),
+        (["RUN", "--devices", "0"], "expected --devices >= 1, got 0"),
+        (["RUN", "--devices", "1.5"], "expected a whole number for --devices, got 1.5"),
+        (["RUN", "--seed", "-1"], "expected --seed >= 0, got -1"),
+        (["RUN", "--budget", "lavish"], "expected quick, standard, thorough or a number of seconds for --budget, got "),
+        (["RUN", "--budget", "0"], "expected a finite number of seconds above 0 for --budget, got 0"),
+        (["RUN", "--budget", "nan"], "a number of seconds for --budget, got nan"),
+        (["RUN", "--attacks", "magic"], "expected attacks among straight, got 'magic'"),
+        (["RUN", "--accelerator", "abacus"], "abacus"),
         (["RUN", "--epsilons", "0.1", "-0.5"], "expected every epsilon to be finite and >= 0, got -0.5"),
         (["RUN", "--epsilons", "nan"], "got nan"),
         (["RUN", "--epsilons", "1e999"], "epsilon"),
@@ -202,7 +214,7 @@ def test_a_full_disk_is_noticed_before_the_work(run, capsys, monkeypatch):
     assert command(run) == 0
     capsys.readouterr()
     before = {path.name: path.read_bytes() for path in (run.directory / "audit").iterdir()}
-    monkeypatch.setattr("lipcert.harness.run_audit", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(auditing, "run_audit", lambda *_, **__: pytest.fail("the work was begun"))
     monkeypatch.setattr(os, "fsync", no_space)
     assert command(run) == 2
     assert one_line(capsys) == "No space left on device"
@@ -210,32 +222,58 @@ def test_a_full_disk_is_noticed_before_the_work(run, capsys, monkeypatch):
 
 
 def test_a_disk_that_fills_up_meanwhile_exits_with_2(run, capsys, monkeypatch):
-    monkeypatch.setattr("lipcert.report.write_report", no_space)
+    monkeypatch.setattr(auditing, "write_report", no_space)
     assert command(run) == 2
     assert one_line(capsys) == "No space left on device"
 
 
 def interrupt_at(chunk, monkeypatch):
     """Ctrl-C when the attack is called for the n-th time."""
-    calls, attack = [], CarliniWagner.run
+    calls, attack = [], Straight.run
 
-    def patched(self, model, inputs, labels):
-        calls.append(len(inputs))
+    def patched(self, model, task):
+        calls.append(len(task.inputs))
         if len(calls) == chunk:
             raise KeyboardInterrupt
-        return attack(self, model, inputs, labels)
+        return attack(self, model, task)
 
-    monkeypatch.setattr(CarliniWagner, "run", patched)
-    monkeypatch.setattr("lipcert.harness.audit.CHUNK", 3)
+    monkeypatch.setattr(Straight, "run", patched)
+    monkeypatch.setattr(Stage, "__init__", partialmethod(Stage.__init__, chunk=3))
 
 
-def test_an_interrupted_audit_writes_what_it_knows_and_exits_with_2(run, capsys, monkeypatch):
+def test_an_interrupted_audit_writes_what_it_knows_and_can_go_on(run, capsys, monkeypatch):
     interrupt_at(3, monkeypatch)
     assert command(run, "--samples", "12") == 2
-    assert one_line(capsys).startswith("interrupted after 6 samples, none violated; what is known is in ")
+    said = one_line(capsys)
+    assert said.startswith("interrupted after 6 samples, none violated; what is known is in ")
+    assert said.endswith(f"the same command goes on with what is in {run.directory / 'audit' / 'partial'}")
     written = report(run.directory / "audit")
     assert written["attacks"][0]["samples"] == 6
     assert "interrupted" in written["warnings"][0]
+    assert command(run, "--samples", "12") == 0
+    said = capsys.readouterr()
+    assert said.err == "lipcert audit: going on with an unfinished audit: 2 chunks are known\n"
+    assert report(run.directory / "audit")["attacks"][0]["samples"] == 12
+    assert not (run.directory / "audit" / "partial").exists()
+
+
+def test_an_unfinished_audit_of_something_else_is_set_aside(run, capsys, monkeypatch):
+    interrupt_at(3, monkeypatch)
+    assert command(run, "--samples", "12") == 2
+    capsys.readouterr()
+    assert command(run, "--samples", "10", "--seed", "1") == 0
+    old = run.directory / "audit" / "partial.old"
+    expected = f"lipcert audit: set aside an unfinished audit of other samples, seed: it is in {old}\n"
+    assert capsys.readouterr().err == expected
+    assert sorted(path.name for path in old.iterdir()) == ["examples.bin", "rows.jsonl"]
+
+
+def test_an_unfinished_audit_can_be_forgotten(run, capsys, monkeypatch):
+    interrupt_at(3, monkeypatch)
+    assert command(run, "--samples", "12") == 2
+    capsys.readouterr()
+    assert command(run, "--samples", "12", "--restart") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_an_interrupted_audit_that_refuted_something_exits_with_1(run, inflated, capsys, monkeypatch):
@@ -244,11 +282,33 @@ def test_an_interrupted_audit_that_refuted_something_exits_with_1(run, inflated,
     assert "FAIL, certificates violated: 3 of 12 attacked, 3 violated" in capsys.readouterr().out
 
 
+def test_a_disk_that_takes_no_more_records_leaves_those_it_has(run, capsys, monkeypatch):
+    monkeypatch.setattr(Stage, "__init__", partialmethod(Stage.__init__, chunk=3))
+    append, taken = Journal.append, []
+
+    def full(self, record):
+        taken.append(record)
+        return no_space() if len(taken) == 3 else append(self, record)
+
+    monkeypatch.setattr(Journal, "append", full)
+    assert command(run, "--samples", "12") == 2
+    said = one_line(capsys)
+    assert said.startswith("No space left on device: stopped after 6 samples, none violated; what is known is in ")
+    assert report(run.directory / "audit")["attacks"][0]["samples"] == 6
+    monkeypatch.setattr(auditing, "write_report", no_space)
+    taken.clear()
+    assert command(run, "--samples", "12", "--restart") == 2
+    assert "no report could be written (No space left on device); the same command goes on" in one_line(capsys)
+    monkeypatch.undo()
+    lines = (run.directory / "audit" / "partial" / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["record"]["samples"] for line in lines[1:]] == [[0, 1, 2], [3, 4, 5]]
+
+
 def test_ctrl_c_before_the_attack_exits_with_2(run, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lipcert.harness.run_audit", interrupted)
+    monkeypatch.setattr(auditing, "run_audit", interrupted)
     assert command(run) == 2
     assert "interrupted" in one_line(capsys)
 
@@ -257,7 +317,7 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
     def bug(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("lipcert.harness.run_audit", bug)
+    monkeypatch.setattr(auditing, "run_audit", bug)
     with pytest.raises(RuntimeError, match="a bug"):
         command(run)
 
@@ -272,10 +332,10 @@ def test_help_is_complete_and_imports_nothing_heavy():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for option in ("RUN", "--samples", "--steps", "--binary-search-steps", "--epsilons", "--output"):
+    for option in ("RUN", "--budget", "--samples", "--attacks", "--epsilons", "--devices", "--output", "--restart"):
         assert option in done.stdout
     assert "python -m lipcert.audit runs/quickstart" in done.stdout
-    assert done.stdout.count("default: ") == 5
+    assert " ".join(done.stdout.split()).count("default: ") == 10
     assert "exit codes: 0" in done.stdout
 
 

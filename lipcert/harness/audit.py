@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
-from tqdm import tqdm
 
-from lipcert.attacks import Attack, CarliniWagner
-from lipcert.attacks.task import check_batch
+from lipcert._version import __version__
+from lipcert.attacks import Attack
 from lipcert.certificates import Certificate, certify
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
+from lipcert.harness.budget import Budget, budget_of
 from lipcert.harness.caveats import caveats
+from lipcert.harness.certifying import Certifier, certified
+from lipcert.harness.clock import Clock, Interrupts
 from lipcert.harness.environment import environment
+from lipcert.harness.journal import Journal
 from lipcert.harness.ledger import Ledger
 from lipcert.harness.result import AuditResult
+from lipcert.harness.rounds import End, Rounds
 from lipcert.harness.selection import checked_positions, first_correct_of_each_class
+from lipcert.harness.workplace import Workplace
 from lipcert.metrics import check_epsilons
 
 EPSILONS = (0.1, 0.25, 0.5, 1.0, 1.58)
-CHUNK = 32  # samples attacked at a time: what Ctrl-C can lose
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +69,30 @@ class AuditInterrupted(KeyboardInterrupt):
         self.result = result
 
 
+class AuditWriteError(OSError):
+    """The file system refused a record of the audit.
+
+    Attributes:
+        result: what was known until then, with a warning that says so.
+    """
+
+    def __init__(self, error: OSError, result: AuditResult) -> None:
+        super().__init__(error.errno or errno.EIO, error.strerror or str(error), error.filename)
+        self.result = result
+
+
 def run_audit(
     network: nn.Module,
     images: ImageSet,
     *,
     samples: Tensor | None = None,
-    attacks: Sequence[Attack] = (CarliniWagner(),),
+    attacks: Sequence[Attack] | None = None,
+    budget: str | float | Budget = "quick",
     epsilons: Sequence[float] = EPSILONS,
-    certifier: Callable[[nn.Module, Tensor], Certificate] = certify,
+    certifier: Certifier = certify,
     subject: Subject | None = None,
+    seed: int = 0,
+    workplace: Workplace | None = None,
 ) -> AuditResult:
     """Certify all images, attack some of them, and compare.
 
@@ -80,20 +103,26 @@ def run_audit(
     Args:
         network: plain network in eval mode; it is left as it is.
         images: what to certify.
-        samples: ``(M,)`` int64 positions of the images to attack; by default the first correctly classified image of
-            each class.
-        attacks: run one after the other; the nearest adversarial example of all of them counts.
-        epsilons: L2 budgets at which the report gives accuracies, in [0,1] pixel units.
+        samples: ``(M,)`` int64 positions of the images to attack; by default those that the budget says: all, or the
+            first correctly classified image of each class.
+        attacks: run on all of these samples in place of the budget's own stages; for each sample the nearest
+            adversarial example of all attacks counts.
+        budget: ``"quick"``, ``"standard"``, ``"thorough"``, a number of seconds, or a :class:`Budget`.
+        epsilons: budgets at which the report gives accuracies, and which attacks with a fixed budget get; in units of
+            [0,1] pixels.
         certifier: returns the certificates under attack.
         subject: names for the report.
+        seed: of everything random.
+        workplace: processes that share the work, and where unfinished work is kept.
 
     Returns:
         Everything that was measured.
 
     Raises:
-        InputError: unusable images, labels, samples, budgets or certificates, a network in training mode, or one that
-            is never right although no samples were given.
+        InputError: unusable images, labels, samples, budgets or certificates, a network in training mode, one that is
+            never right although no samples were given, or too little time.
         AuditInterrupted: Ctrl-C during the attacks; carries what was known until then.
+        AuditWriteError: so does this, if unfinished work cannot be kept any more.
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).eval()
@@ -103,26 +132,35 @@ def run_audit(
         >>> result.verdict, [row.ratio >= 1 for row in result.rows]
         ('pass', [True, True])
     """
-    budgets = checked_epsilons(epsilons)
-    inputs = images.inputs()
-    check_batch(network, inputs, images.labels)
+    accuracies = checked_epsilons(epsilons)
     if samples is not None:
         checked_positions(samples, len(images))
-    certificate = _checked(certifier(network, inputs), len(images))
-    ledger = Ledger(images, certificate)
-    ledger.check_predictions(network, inputs)
-    if samples is None:
-        samples = first_correct_of_each_class(images.labels, certificate.prediction)
-        if len(samples) == 0:
-            raise InputError("expected at least one correctly classified image, got none; say which samples to attack")
-    interrupted = False
+    workplace, subject = workplace or Workplace(), subject or Subject()
+    spent = budget_of(budget, epsilons=accuracies, attacks=attacks)
+    clock = Clock(spent.seconds)
+    if workplace.team.device.type != "cpu":
+        network = copy.deepcopy(network).to(workplace.team.device)
+    certificate, clean = certified(network, images, certifier, team=workplace.team)
+    spent = budget_of(budget, epsilons=accuracies, attacks=attacks, norm=certificate.norm)
+    attacked = _attacked(images, certificate, samples, everything=spent.everything)
+    names = _named(subject, network)
+    identity = _identity(names, images, certificate, attacked, spent, seed=seed)
+    journal = _journal(workplace, identity, images)
     try:
-        _run_attacks(network, inputs, samples, attacks=attacks, ledger=ledger)
-    except KeyboardInterrupt:
-        interrupted = True
-    result = _result(network, inputs, ledger, budgets=budgets, subject=subject or Subject(), interrupted=interrupted)
-    if interrupted:
+        ledger = Ledger(images, certificate, journal)
+        ledger.enter_clean(clean)
+        interrupts = Interrupts(ignore=not workplace.team.leads)
+        rounds = Rounds(network, ledger, journal, workplace.team, clock, seed, interrupts)
+        end = rounds.run(spent, attacked)
+        if end == "time" and not any(row.attacked for row in ledger.rows):
+            raise InputError(f"expected more than {clock.elapsed:.0f} s, which is what certification alone takes")
+        result = _result(network, ledger, epsilons=accuracies, subject=names, end=end, workplace=workplace)
+    finally:
+        journal.close()
+    if end == "interrupted":
         raise AuditInterrupted(result)
+    if rounds.failure is not None:
+        raise AuditWriteError(rounds.failure, result)
     return result
 
 
@@ -139,68 +177,91 @@ def checked_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(set(map(float, check_epsilons(epsilons)))))
 
 
-def _checked(certificate: Certificate, samples: int) -> Certificate:
-    """Return a certificate whose radii can be compared: a radius that is nan would never be refuted."""
-    if certificate.prediction.shape != (samples,) or certificate.radius.shape != (samples,):
-        found = f"{tuple(certificate.prediction.shape)} and {tuple(certificate.radius.shape)}"
-        raise InputError(f"expected predictions and radii of shape ({samples},), got {found}")
-    if not bool((certificate.radius >= 0).all()):
-        raise InputError(f"expected radii >= 0, got {certificate.radius[~(certificate.radius >= 0)][0].item()}")
-    return certificate
+def _attacked(images: ImageSet, certificate: Certificate, samples: Tensor | None, *, everything: bool) -> list[int]:
+    if samples is None:
+        if everything:
+            return list(range(len(images)))
+        samples = first_correct_of_each_class(images.labels, certificate.prediction)
+        if len(samples) == 0:
+            raise InputError("expected at least one correctly classified image, got none; say which samples to attack")
+    chosen: list[int] = samples.tolist()
+    return chosen
 
 
-def _run_attacks(
-    network: nn.Module, inputs: Tensor, samples: Tensor, *, attacks: Sequence[Attack], ledger: Ledger
-) -> None:
-    budgets = [attack.forward_budget(len(samples)) for attack in attacks]
-    total = sum(budget or 0 for budget in budgets) if None not in budgets else None
-    protected = ledger.certificate.prediction
-    with tqdm(total=total, unit="pass", unit_scale=True, disable=None, leave=False) as bar:
-        for attack in attacks:
-            bar.set_description(attack.name)
-            for chunk in torch.split(samples, CHUNK):
-                outcome = attack(network, inputs[chunk], protected[chunk], on_forward=bar.update)
-                ledger.enter(attack, chunk, outcome)
+def _identity(
+    subject: Subject, images: ImageSet, certificate: Certificate, samples: Sequence[int], budget: Budget, *, seed: int
+) -> dict[str, Any]:
+    """Return what makes two audits the same, in values of JSON; the number of processes and the time do not count."""
+    return {
+        "network": subject.model_sha256,
+        "images": images.sha256,
+        "certificates": [certificate.norm, certificate.rule, certificate.arithmetic, f"{certificate.radius.sum():.6g}"],
+        "samples": hashlib.sha256(repr(list(samples)).encode()).hexdigest(),
+        "stages": [repr(stage) for stage in (*budget.stages, *budget.again)],
+        "seed": seed,
+        "versions": [__version__, torch.__version__],
+    }
+
+
+def _journal(workplace: Workplace, identity: dict[str, Any], images: ImageSet) -> Journal:
+    example = images.inputs(torch.tensor([0]))[0].numpy()
+    directory = workplace.partial if workplace.team.leads else None
+    journal = Journal(directory, identity, shape=example.shape, dtype=np.dtype(example.dtype))
+    if journal.set_aside:
+        workplace.announce(
+            f"set aside an unfinished audit of other {', '.join(journal.set_aside)}: it is in {journal.directory}.old"
+        )
+    if journal.records:
+        workplace.announce(f"going on with an unfinished audit: {len(journal.records):,} chunks are known")
+    return journal
 
 
 def _result(
     network: nn.Module,
-    inputs: Tensor,
     ledger: Ledger,
     *,
-    budgets: tuple[float, ...],
+    epsilons: tuple[float, ...],
     subject: Subject,
-    interrupted: bool,
+    end: End,
+    workplace: Workplace,
 ) -> AuditResult:
-    certificate, attacks = ledger.certificate, ledger.attack_rows()
+    certificate, team = ledger.certificate, workplace.team
     with torch.no_grad():
-        classes = network(inputs[:1]).shape[-1]
-    warnings = caveats(ledger.rows, attacks, classes=classes, boundary=ledger.boundary)
-    if interrupted:
-        warnings = ("The audit was interrupted: it holds what was known until then.", *warnings)
+        classes = network(ledger.images.inputs(torch.tensor([0])).to(team.device)).shape[-1]
+    warnings = caveats(ledger.rows, classes=classes, boundary=ledger.boundary)
     return AuditResult(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=subject.command,
         model_name=subject.model_name,
-        model_sha256=subject.model_sha256 or _tensors_sha256(network),
+        model_sha256=subject.model_sha256,
         model_parameters=sum(parameter.numel() for parameter in network.parameters()),
         data_name=subject.data_name,
         data_split=subject.data_split,
         data_sha256=ledger.images.sha256,
         class_names=subject.class_names or tuple(map(str, range(classes))),
-        environment=environment(inputs.device),
+        environment=environment(team.device, processes=team.size),
         lipschitz_upper_bound=certificate.lipschitz_upper_bound,
         layers=certificate.layers,
         norm=certificate.norm,
         rule=certificate.rule,
         arithmetic=certificate.arithmetic,
         assumptions=certificate.assumptions,
-        epsilons=budgets,
+        epsilons=epsilons,
         rows=tuple(ledger.rows),
-        attacks=attacks,
+        attacks=ledger.attack_rows(),
         gallery=ledger.gallery(),
-        warnings=warnings,
+        warnings=(*_END_WARNINGS.get(end, ()), *warnings),
     )
+
+
+_END_WARNINGS: dict[End, tuple[str, ...]] = {
+    "interrupted": ("The audit was interrupted: it holds what was known until then.",),
+    "unwritable": ("The audit was stopped by a file system that took no more: it holds what was known until then.",),
+}
+
+
+def _named(subject: Subject, network: nn.Module) -> Subject:
+    return subject if subject.model_sha256 else replace(subject, model_sha256=_tensors_sha256(network))
 
 
 def _tensors_sha256(network: nn.Module) -> str:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from lipcert.harness.result import AttackRow, SampleRow
+from lipcert.harness.power import power, share_refuted
+from lipcert.harness.result import SampleRow
 
 SHOWN = 10
+WEAK = 1.3  # radii too large by so much ought to be noticed,
+FEW = 0.1  # on this share of the samples at least
 
 
-def caveats(
-    rows: Sequence[SampleRow], attacks: Sequence[AttackRow], *, classes: int, boundary: Collection[int] = ()
-) -> tuple[str, ...]:
+def caveats(rows: Sequence[SampleRow], *, classes: int, boundary: Collection[int] = ()) -> tuple[str, ...]:
     """Return the warnings that follow from what was measured.
 
     Args:
         rows: every sample of the split.
-        attacks: what every attack did.
         classes: number of classes K.
         boundary: samples whose deployed network changes class just inside the radius, by rounding alone.
 
     Example:
         >>> rows = [SampleRow(0, 1, 1, 0.5), SampleRow(1, 0, 0, 0.2)]
-        >>> caveats(rows, [], classes=2)
+        >>> caveats(rows, classes=2)
         ('No certificate was attacked: the verdict says nothing about them.',)
     """
     attacked = [row for row in rows if row.attacked]
@@ -38,9 +38,7 @@ def caveats(
     empty = [row.index for row in attacked if row.radius == 0]
     if empty:
         found.append(f"Nothing is certified (radius 0) for {_samples(empty)}, which were attacked all the same.")
-    for attack in attacks:
-        if attack.samples < len(attacked):
-            found.append(f"{attack.name} was run on {attack.samples:,} of the {len(attacked):,} attacked samples.")
+    found += _weakness(rows)
     if right * classes <= len(rows):
         found.append(f"The network is no better than chance: {right:,} of {len(rows):,} right, {classes} classes.")
     if boundary:
@@ -49,6 +47,18 @@ def caveats(
             "the real-valued network that is certified does not."
         )
     return tuple(found)
+
+
+def _weakness(rows: Sequence[SampleRow]) -> list[str]:
+    """Return what an audit that stood has to say about the inflation that it would not have noticed."""
+    strength, share = power(rows), share_refuted(rows, WEAK)
+    if strength is None or share is None or share >= FEW:
+        return []
+    noticed = f"on {round(share * strength.certificates):,} of {strength.certificates:,} attacked certificates"
+    if share > 0:
+        return [f"Weak audit: radii too large by a factor of {WEAK:g} would have been refuted {noticed} only."]
+    enough = "none would have been" if strength.smallest is None else f"it takes more than {strength.smallest:.3g}"
+    return [f"Weak audit: radii too large by a factor of {WEAK:g} would not have been refuted anywhere; {enough}."]
 
 
 def _samples(indices: Sequence[int]) -> str:

@@ -13,11 +13,12 @@ from lipcert._version import __version__
 PACKAGES = ("torch", "deel-torchlip", "foolbox", "numpy")
 
 
-def environment(device: torch.device) -> dict[str, str]:
+def environment(device: torch.device, *, processes: int = 1) -> dict[str, str]:
     """Return versions, platform and device, as the report shows them.
 
     Args:
         device: where the network was attacked.
+        processes: how many shared the work.
 
     Example:
         >>> sorted(environment(torch.device("cpu")))[:4]
@@ -29,6 +30,7 @@ def environment(device: torch.device) -> dict[str, str]:
         **{name: _installed(name) for name in PACKAGES},
         "platform": platform.platform(),
         "CPU cores": str(os.cpu_count() or "unknown"),
+        "processes": str(processes),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }

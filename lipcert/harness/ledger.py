@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 
-from lipcert.attacks import Attack, Outcome, Verified, verify
+from lipcert.attacks import Attack, Outcome, Verified
 from lipcert.certificates import Certificate
 from lipcert.data import ImageSet
+from lipcert.harness.journal import Journal
+from lipcert.harness.records import ChunkRecord, Place
 from lipcert.harness.result import AttackRow, GalleryItem, SampleRow
+from lipcert.harness.selection import worth_showing
 
 GALLERY = 10
 CLEAN = "clean-input"
@@ -54,6 +58,19 @@ def refuted(verified: Verified, radius: Tensor, *, arithmetic: str = "real") -> 
     return verified.success & (verified.distance < radius) & (verified.confirmed | deep)
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the league table: an attack, and the budget that it was given."""
+
+    attack: Attack
+    epsilon: float | None = None
+
+    def parameters(self) -> dict[str, int | float | str]:
+        """Return the attack's settings, the budget among them."""
+        budget = {} if self.epsilon is None else {"epsilon": self.epsilon}
+        return {**self.attack.parameters(), **budget}
+
+
 @dataclass(slots=True)
 class Tally:
     """What one attack has done so far."""
@@ -67,11 +84,12 @@ class Tally:
 
 
 class Ledger:
-    """Collects outcomes while an audit runs; at any moment it can say what is known.
+    """Collects records while an audit runs; at any moment it can say what is known.
 
     Args:
         images: the certified split.
         certificate: its certificates, in the same order.
+        journal: where the adversarial examples lie.
 
     Attributes:
         rows: one row a sample, in the order of the split.
@@ -79,38 +97,99 @@ class Ledger:
         boundary: samples whose deployed network changes class just inside the radius, by rounding alone.
     """
 
-    def __init__(self, images: ImageSet, certificate: Certificate) -> None:
+    def __init__(self, images: ImageSet, certificate: Certificate, journal: Journal) -> None:
         self.images = images
         self.certificate = certificate
+        self.journal = journal
         rows = zip(images.labels.tolist(), certificate.prediction.tolist(), certificate.radius.tolist(), strict=True)
         self.rows = [SampleRow(index, *row) for index, row in enumerate(rows)]
-        self.tallies: dict[Attack, Tally] = {}
+        self.tallies: dict[Setting, Tally] = {}
         self.boundary: set[int] = set()
-        self._kept: dict[int, GalleryItem] = {}
+        self._found_by: dict[int, Setting] = {}
+        self._lies_at: dict[int, int] = {}
 
-    def check_predictions(self, model: nn.Module, inputs: Tensor) -> None:
-        """Compare every certified class with the deployed network's: another class is a violation at distance 0."""
-        verified = verify(model, inputs, self.certificate.prediction, inputs)
-        self._enter_examples(torch.arange(len(inputs)), verified, inputs, CLEAN)
+    def enter_clean(self, clean: Verified) -> None:
+        """Enter the clean images as they were verified: another class than the certified one is a violation at 0."""
+        violated = refuted(clean, self.certificate.radius, arithmetic=self.certificate.arithmetic)
+        for sample in clean.success.nonzero().flatten().tolist():
+            if bool(violated[sample]):
+                changes = {"distance": 0.0, "attack": CLEAN, "attacked": True, "violated": True}
+                prediction = int(clean.prediction[sample])
+                self.rows[sample] = replace(self.rows[sample], **changes, adversarial_prediction=prediction)
+            elif self.rows[sample].radius > 0:
+                self.boundary.add(sample)
 
-    def enter(self, attack: Attack, positions: Tensor, outcome: Outcome) -> None:
-        """Enter what an attack found for the samples at these positions."""
-        tally = self.tallies.setdefault(attack, Tally())
-        tally.samples += len(positions)
-        tally.distances += outcome.verified.distance[outcome.verified.success].tolist()
-        tally.seconds += outcome.seconds
-        tally.forward_passes += outcome.forward_passes
-        tally.backward_passes += outcome.backward_passes
-        for position in positions.tolist():
-            self.rows[position] = replace(self.rows[position], attacked=True)
-        tally.violations += self._enter_examples(positions, outcome.verified, outcome.candidates, attack.name)
+    def record(self, samples: Sequence[int], outcome: Outcome, *, attack: str, place: Place) -> ChunkRecord:
+        """Return what an attack found for the samples at these positions, without entering it."""
+        verified = outcome.verified
+        found = Verified(
+            verified.success.cpu(), verified.confirmed.cpu(), verified.distance.cpu(), verified.prediction.cpu()
+        )
+        radius = self.certificate.radius[torch.tensor(samples)]
+        violated = refuted(found, radius, arithmetic=self.certificate.arithmetic).tolist()
+        distances = found.distance.tolist()
+        kept = [
+            number
+            for number, sample in enumerate(samples)
+            if _is_nearer(distances[number], self.rows[sample], violated=violated[number])
+        ]
+        return ChunkRecord(
+            round=place.round,
+            chunk=place.chunk,
+            attack=attack,
+            samples=tuple(samples),
+            distances=tuple(distances),
+            classes=tuple(found.prediction.tolist()),
+            violated=tuple(violated),
+            kept=tuple(kept),
+            examples=outcome.candidates.cpu()[kept].numpy(),
+            seconds=outcome.seconds,
+            forward_passes=outcome.forward_passes,
+            backward_passes=outcome.backward_passes,
+            elapsed=place.elapsed,
+        )
+
+    def enter(self, setting: Setting, record: ChunkRecord, first_example: int) -> None:
+        """Enter a record whose examples lie in the journal."""
+        tally = self.tallies.setdefault(setting, Tally())
+        tally.samples += len(record.samples)
+        tally.distances += [distance for distance in record.distances if math.isfinite(distance)]
+        tally.violations += sum(record.violated)
+        tally.seconds += record.seconds
+        tally.forward_passes += record.forward_passes
+        tally.backward_passes += record.backward_passes
+        for number, sample in enumerate(record.samples):
+            row = replace(self.rows[sample], attacked=True)
+            if record.distances[number] < row.radius and not record.violated[number]:
+                self.boundary.add(sample)
+            self.rows[sample] = row
+        for order, number in enumerate(record.kept):
+            sample = record.samples[number]
+            self.rows[sample] = replace(
+                self.rows[sample],
+                distance=record.distances[number],
+                attack=record.attack,
+                violated=record.violated[number],
+                adversarial_prediction=record.classes[number],
+            )
+            self._found_by[sample] = setting
+            self._lies_at[sample] = self.journal.place(first_example, order)
+
+    def nearest(self, samples: Sequence[int]) -> Tensor:
+        """Return the nearest adversarial examples known ``(M, C, H, W)``, the images themselves where none is."""
+        examples = self.images.inputs(torch.tensor(samples))
+        for number, sample in enumerate(samples):
+            if sample in self._lies_at:
+                examples[number] = torch.from_numpy(self.journal.example(self._lies_at[sample]).copy())
+        return examples
 
     def attack_rows(self) -> tuple[AttackRow, ...]:
         """What every attack did."""
+        won = Counter(self._found_by.values())
         return tuple(
             AttackRow(
-                name=attack.name,
-                parameters=attack.parameters(),
+                name=setting.attack.name,
+                parameters=setting.parameters(),
                 samples=tally.samples,
                 success_rate=len(tally.distances) / tally.samples,
                 median_distance=median(tally.distances) if tally.distances else None,
@@ -118,39 +197,37 @@ class Ledger:
                 seconds=tally.seconds,
                 forward_passes=tally.forward_passes,
                 backward_passes=tally.backward_passes,
+                won=won[setting],
             )
-            for attack, tally in self.tallies.items()
+            for setting, tally in self.tallies.items()
         )
 
     def gallery(self) -> tuple[GalleryItem, ...]:
-        """Every refuting example, and the first few others, in the order of the split."""
-        return tuple(item for _, item in sorted(self._kept.items()))
+        """Every refuting example, and some of the nearest others, in the order of the split."""
+        return tuple(self._item(sample) for sample in worth_showing(self.rows, GALLERY))
 
-    def _enter_examples(self, positions: Tensor, verified: Verified, candidates: Tensor, attack: str) -> int:
-        """Enter the successes among the candidates; return how many certificates they refute."""
-        violations = refuted(verified, self.certificate.radius[positions], arithmetic=self.certificate.arithmetic)
-        for slot in verified.success.nonzero().flatten().tolist():
-            position, distance = int(positions[slot]), float(verified.distance[slot])
-            violated, row = bool(violations[slot]), self.rows[position]
-            if distance < row.radius and not violated:
-                self.boundary.add(position)
-            elif (violated, -distance) > (row.violated, -math.inf if row.distance is None else -row.distance):
-                self.rows[position] = replace(row, distance=distance, attack=attack, attacked=True, violated=violated)
-                self._keep(position, int(verified.prediction[slot]), candidates[slot])
-        return int(violations.sum())
-
-    def _keep(self, position: int, adversarial_prediction: int, candidate: Tensor) -> None:
-        row = self.rows[position]
+    def _item(self, sample: int) -> GalleryItem:
+        row = self.rows[sample]
         assert row.distance is not None
         assert row.attack is not None
-        if row.violated or position in self._kept or len(self._kept) < GALLERY:
-            self._kept[position] = GalleryItem(
-                index=position,
-                label=row.label,
-                adversarial_prediction=adversarial_prediction,
-                radius=row.radius,
-                distance=row.distance,
-                attack=row.attack,
-                image=self.images.inputs(torch.tensor([position]))[0].numpy(),
-                adversarial=candidate.cpu().numpy(),
-            )
+        assert row.adversarial_prediction is not None
+        return GalleryItem(
+            index=sample,
+            label=row.label,
+            adversarial_prediction=row.adversarial_prediction,
+            radius=row.radius,
+            distance=row.distance,
+            attack=row.attack,
+            image=self.images.inputs(torch.tensor([sample]))[0].numpy(),
+            adversarial=self.nearest([sample])[0].numpy(),
+        )
+
+
+def _is_nearer(distance: float, row: SampleRow, *, violated: bool) -> bool:
+    """Return whether an example counts for a row: a refutation before all others, then the nearest.
+
+    What lies inside of the radius and refutes nothing, by rounding alone, is no example at that distance.
+    """
+    if not math.isfinite(distance) or (distance < row.radius and not violated):
+        return False
+    return (violated, -distance) > (row.violated, -math.inf if row.distance is None else -row.distance)

@@ -29,6 +29,7 @@ class SampleRow:
         attack: name of the attack that found it.
         attacked: whether any attack was run on this sample.
         violated: whether a verified adversarial example lies strictly inside the certified radius.
+        adversarial_prediction: class that the deployed network gives to the best adversarial example.
     """
 
     index: int
@@ -39,6 +40,7 @@ class SampleRow:
     attack: str | None = None
     attacked: bool = False
     violated: bool = False
+    adversarial_prediction: int | None = None
 
     @property
     def correct(self) -> bool:
@@ -65,6 +67,7 @@ class AttackRow:
         seconds: wall-clock time.
         forward_passes: images pushed forward through the network.
         backward_passes: images pushed backward.
+        won: number of samples whose nearest adversarial example it found.
     """
 
     name: str
@@ -76,6 +79,7 @@ class AttackRow:
     seconds: float
     forward_passes: int
     backward_passes: int
+    won: int = 0
 
 
 @dataclass(frozen=True, slots=True)

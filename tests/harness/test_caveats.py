@@ -1,4 +1,4 @@
-from lipcert.harness import AttackRow, SampleRow
+from lipcert.harness import SampleRow
 from lipcert.harness.caveats import caveats
 
 
@@ -7,12 +7,8 @@ def row(index, **changes):
     return SampleRow(index, **values)
 
 
-def attack(samples):
-    return AttackRow("a", {}, samples, 1.0, 1.0, 0, 1.0, 1, 1)
-
-
 def test_nothing_to_say():
-    assert caveats([row(0), row(1)], [attack(2)], classes=2) == ()
+    assert caveats([row(0), row(1, distance=0.6)], classes=2) == ()
 
 
 def test_every_caveat_is_said_once():
@@ -22,13 +18,13 @@ def test_every_caveat_is_said_once():
         row(2, label=1, attacked=False, distance=None),
         row(3, label=1, attacked=False, distance=None),
     ]
-    said = caveats(rows, [attack(1)], classes=2, boundary={1})
+    said = caveats(rows, classes=2, boundary={1})
     assert len(said) == 6
     for text in (
         "2 of 4 certificates were attacked",
         "No adversarial example was found for sample (0)",
         "radius 0) for sample (1)",
-        "a was run on 1 of the 2 attacked samples",
+        "Weak audit: radii too large by a factor of 1.3 would not have been refuted anywhere; none would have been.",
         "no better than chance: 2 of 4 right, 2 classes",
         "just inside the radius of sample (1)",
     ):
@@ -36,5 +32,14 @@ def test_every_caveat_is_said_once():
 
 
 def test_long_lists_are_cut():
-    [said] = caveats([row(index, distance=None) for index in range(25)], [attack(25)], classes=2)
+    [said] = caveats([row(index, distance=None) for index in range(25)], classes=2)[:1]
     assert "25 samples (0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 15 more)" in said
+
+
+def test_an_audit_is_weak_if_radii_too_large_by_1_3_would_hardly_be_noticed():
+    few = [row(index, distance=0.6 if index == 0 else 1.0) for index in range(20)]
+    [said] = caveats(few, classes=2)
+    assert said.endswith("1.3 would have been refuted on 1 of 20 attacked certificates only.")
+    assert caveats([*few, row(20, distance=0.64), row(21, distance=0.64)], classes=2) == ()
+    [said] = caveats([row(0), row(1, radius=0.0, distance=0.1)], classes=2)[1:]
+    assert said.endswith("would not have been refuted anywhere; it takes more than 2.")

@@ -8,8 +8,7 @@ from lipcert.attacks import Attack, CarliniWagner, Verified
 from lipcert.certificates import Certificate, certify
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
-from lipcert.harness import AuditInterrupted, Subject, run_audit
-from lipcert.harness import audit as audit_module
+from lipcert.harness import AuditInterrupted, Budget, Stage, Subject, run_audit
 from lipcert.harness.ledger import GALLERY, refuted
 
 QUICK = CarliniWagner(2, 150, 0.03)
@@ -185,10 +184,10 @@ def test_by_default_the_first_correct_image_of_each_class_is_attacked():
     assert any(f"4 of {SAMPLES} certificates were attacked" in warning for warning in result.warnings)
 
 
-def test_an_interrupted_audit_hands_over_what_it_knows(monkeypatch):
-    monkeypatch.setattr(audit_module, "CHUNK", 2)
+def test_an_interrupted_audit_hands_over_what_it_knows():
+    budget = Budget("small chunks", (Stage(Impatient(), chunk=2),))
     with pytest.raises(AuditInterrupted) as stopped:
-        run_audit(PROBLEM[0], images(), samples=everything(), attacks=[Impatient()])
+        run_audit(PROBLEM[0], images(), samples=everything(), budget=budget)
     result = stopped.value.result
     assert [row.index for row in result.rows if row.attacked] == [0, 1]
     assert result.attacks[0].samples == 2

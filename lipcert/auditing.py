@@ -1,0 +1,184 @@
+"""The audit command's work: what is audited, where the report goes, and how it ends."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from jsonargparse import Namespace
+
+from lipcert.attacks import Attack
+from lipcert.certificates import certify
+from lipcert.data import ImageSet
+from lipcert.errors import EXIT_UNUSABLE, InputError
+from lipcert.harness import AuditInterrupted, AuditResult, AuditWriteError, Subject, Workplace, launched_team, run_audit
+from lipcert.harness.budget import attack_classes
+from lipcert.harness.certifying import Certifier
+from lipcert.harness.journal import discard
+from lipcert.harness.power import INFLATIONS, power
+from lipcert.report import write_report
+from lipcert.report.display import percent_down, rounded_down, rounded_up
+from lipcert.runs import load_run
+
+COMMAND = "lipcert audit"
+EXIT_STOOD, EXIT_VIOLATED = 0, 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is audited, and where the report goes unless the user says otherwise."""
+
+    network: nn.Module
+    images: ImageSet
+    certifier: Certifier
+    subject: Subject
+    directory: Path
+
+
+def audit(options: Namespace, command: str) -> int:
+    """Audit what the options say, write the report, and return the exit code.
+
+    Args:
+        options: those of the command line.
+        command: what repeats the audit, for the report.
+
+    Raises:
+        InputError: something that is named cannot be used.
+        OSError: the report cannot be written.
+    """
+    attacks = attacks_by_name(options["attacks"])
+    target = target_of_run(options, command)
+    samples = options["samples"]
+    if samples is not None and samples > len(target.images):
+        raise InputError(f"expected --samples <= {len(target.images)}, the test images, got {samples}")
+    directory = target.directory if options["output"] is None else Path(options["output"])
+    partial = directory / "partial"
+    with launched_team(devices=options["devices"], accelerator=options["accelerator"]) as team:
+        if team.leads:
+            prove_writable(directory)
+            if options["restart"]:
+                discard(partial)
+        try:
+            result = run_audit(
+                target.network,
+                target.images,
+                samples=None if samples is None else torch.arange(samples),
+                attacks=attacks,
+                budget=options["budget"],
+                epsilons=options["epsilons"],
+                certifier=target.certifier,
+                subject=target.subject,
+                seed=options["seed"],
+                workplace=Workplace(team, partial, say),
+            )
+        except AuditInterrupted as stop:
+            return _conclude_early(stop.result, directory, "interrupted") if team.leads else EXIT_UNUSABLE
+        except AuditWriteError as stop:
+            return _conclude_early(stop.result, directory, f"{stop.strerror}: stopped")
+        if not team.leads:
+            return EXIT_STOOD
+    return _conclude(result, directory)
+
+
+def attacks_by_name(names: Sequence[str] | None) -> list[Attack] | None:
+    """Return attacks with their default settings.
+
+    Raises:
+        InputError: there is no attack of that name.
+
+    Example:
+        >>> [attack.name for attack in attacks_by_name(["carlini-wagner-l2"])]
+        ['carlini-wagner-l2']
+    """
+    if names is None:
+        return None
+    known = attack_classes()
+    for name in names:
+        if name not in known:
+            raise InputError(f"expected attacks among {', '.join(known)}, got {name!r}")
+    return [known[name]() for name in dict.fromkeys(names)]
+
+
+def target_of_run(options: Namespace, command: str) -> Target:
+    """Return what a run directory holds.
+
+    Raises:
+        InputError: it is none, or something in it is missing.
+    """
+    directory = Path(options["run"])
+    run = load_run(directory)
+    data = run.data
+    subject = Subject(directory.resolve().name, run.network_sha256, data.name, "test", data.class_names, command)
+    certifier = functools.partial(certify, arithmetic=options["arithmetic"])
+    return Target(run.network, data.split("test"), certifier, subject, directory / "audit")
+
+
+def prove_writable(directory: Path) -> None:
+    """Write and remove a small file, so that a full disk is noticed before minutes of work and not after."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".probe.") as probe:
+        probe.write(bytes(4096))
+        probe.flush()
+        os.fsync(probe.fileno())
+
+
+def say(line: str) -> None:
+    """Tell the user something that is neither a result nor an error."""
+    print(f"{COMMAND}: {line}", file=sys.stderr)
+
+
+def unusable(message: str) -> int:
+    """Say why there is no verdict, in one line, and return the exit code."""
+    print(f"{COMMAND}: error: {message}", file=sys.stderr)
+    return EXIT_UNUSABLE
+
+
+def _conclude(result: AuditResult, directory: Path) -> int:
+    page = write_report(result, directory)
+    discard(directory / "partial")
+    print(closing_block(result, page))
+    return EXIT_VIOLATED if result.violations else EXIT_STOOD
+
+
+def _conclude_early(result: AuditResult, directory: Path, reason: str) -> int:
+    """Conclude an audit that was stopped: what it refuted stays refuted, but that it refuted nothing is no pass."""
+    attacked, violated = sum(row.attacked for row in result.rows), len(result.violations)
+    found = f"{reason} after {attacked:,} samples, {f'{violated:,} violated' if violated else 'none violated'}"
+    going_on = f"the same command goes on with what is in {directory / 'partial'}"
+    try:
+        page = write_report(result, directory)
+    except OSError as error:
+        return unusable(f"{found}; no report could be written ({error.strerror or error}); {going_on}")
+    if violated:
+        print(closing_block(result, page))
+        return EXIT_VIOLATED
+    return unusable(f"{found}; what is known is in {page}; {going_on}")
+
+
+def closing_block(result: AuditResult, page: Path) -> str:
+    """Return the last words of an audit: verdict, nearest miss, power, warnings, where the report is."""
+    attacked = sum(row.attacked for row in result.rows)
+    violated = len(result.violations)
+    verdict = "FAIL, certificates violated" if violated else "PASS, every attacked certificate stood"
+    lines = [("verdict", f"{verdict}: {attacked:,} of {len(result.rows):,} attacked, {violated:,} violated")]
+    nearest = min((row for row in result.rows if row.ratio is not None), key=lambda row: row.ratio or 0.0, default=None)
+    if nearest is None:
+        lines.append(("smallest ratio", "none, no adversarial example was found"))
+    else:
+        where = f"distance {rounded_up(nearest.distance)} over radius {rounded_down(nearest.radius)}"
+        lines.append(("smallest ratio", f"{rounded_down(nearest.ratio)}, sample {nearest.index}: {where}"))
+    strength = power(result.rows)
+    if strength is not None:
+        shares = zip(INFLATIONS, strength.shares, strict=True)
+        refuted = ", ".join(f"{percent_down(share)} at {inflation:g}" for inflation, share in shares)
+        lines.append(("power", f"refuted, had the radii been inflated: {refuted}"))
+    lines += [("warning", warning) for warning in result.warnings]
+    lines.append(("report", str(page)))
+    return "\n".join(f"{title:<16}{text}" for title, text in lines)

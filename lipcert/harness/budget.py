@@ -1,0 +1,172 @@
+"""How hard an audit tries: a budget is a short list of stages, and maybe a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import lipcert.attacks
+from lipcert.attacks import Attack, CarliniWagner
+from lipcert.errors import InputError
+from lipcert.harness.selection import WHICH, Which
+
+CHUNK = 100  # samples attacked at a time: what a kill can lose
+
+Epsilons = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of an audit: an attack, and the samples on which it is worth its passes.
+
+    Attributes:
+        attack: what is run.
+        which: ``"all"`` samples of the audit, the ``"certified"`` ones, or the ``"missed"`` ones, for which no
+            adversarial example is known.
+        share: how much of them, those with the smallest distance over radius.
+        epsilon: budget of the attack; samples that have an adversarial example within it are left out.
+        chunk: samples attacked at a time.
+
+    Raises:
+        InputError: a setting is out of range, or the attack needs a budget and has none.
+    """
+
+    attack: Attack
+    which: Which = "all"
+    share: float = 1.0
+    epsilon: float | None = None
+    chunk: int = CHUNK
+
+    def __post_init__(self) -> None:
+        if self.which not in WHICH:
+            raise InputError(f"expected samples among {', '.join(WHICH)}, got {self.which!r}")
+        if not 0 < self.share <= 1:
+            raise InputError(f"expected a share above 0 and at most 1, got {self.share:g}")
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise InputError(f"expected a finite epsilon > 0, got {self.epsilon:g}")
+        if self.epsilon is None and self.attack.fixed_budget:
+            raise InputError(f"expected an epsilon for {self.attack.name}, got none")
+        if self.chunk < 1:
+            raise InputError(f"expected chunks of at least one sample, got {self.chunk}")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What an audit spends.
+
+    Attributes:
+        name: ``"quick"``, ``"standard"`` and so on.
+        stages: one after the other.
+        everything: whether all samples are attacked; otherwise the first correctly classified one of each class.
+        seconds: when the audit stops; None if it runs through its stages.
+        again: with a time, stages to go round and round until it is over.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    everything: bool = True
+    seconds: float | None = None
+    again: tuple[Stage, ...] = ()
+
+    def rounds(self) -> Iterator[Stage]:
+        """Yield the stages in order; without end if there are some to go round."""
+        yield from self.stages
+        while self.seconds is not None and self.again:
+            yield from self.again
+
+
+def quick(epsilons: Epsilons) -> Budget:
+    """A first look: one image a class."""
+    return Budget("quick", (Stage(CarliniWagner()),), everything=False)
+
+
+def standard(epsilons: Epsilons) -> Budget:
+    """Every sample once by what is cheap, then the ones closest to refutation by what digs deeper."""
+    return Budget("standard", (Stage(CarliniWagner()),))
+
+
+def thorough(epsilons: Epsilons) -> Budget:
+    """Every attack there is, on as many samples as its cost allows."""
+    return Budget("thorough", (Stage(CarliniWagner()),))
+
+
+BUDGETS: Mapping[str, Callable[[Epsilons], Budget]] = {"quick": quick, "standard": standard, "thorough": thorough}
+
+
+def budget_of(
+    wanted: str | float | Budget,
+    *,
+    epsilons: Epsilons,
+    attacks: Sequence[Attack] | None = None,
+    norm: str = "l2",
+) -> Budget:
+    """Return a budget by its name or its seconds.
+
+    Args:
+        wanted: ``"quick"``, ``"standard"``, ``"thorough"``, a number of seconds, or a budget as it is.
+        epsilons: budgets for the attacks that need one.
+        attacks: run on all samples in place of the budget's own stages.
+        norm: attacks that cannot search in it are left out; those asked for by name are not.
+
+    Raises:
+        InputError: an unknown name, seconds that are not a positive number, an attack that cannot search in this norm,
+            or one that needs an epsilon where there is none.
+
+    Example:
+        >>> budget_of("quick", epsilons=[0.5]).everything, budget_of(60, epsilons=[0.5]).seconds
+        (False, 60.0)
+    """
+    budget = wanted if isinstance(wanted, Budget) else _named(wanted, epsilons)
+    if attacks is None:
+        stages, again = (_able(part, norm) for part in (budget.stages, budget.again))
+    else:
+        stages = again = _asked_for(attacks, epsilons, norm)
+    if not stages:
+        raise InputError(f"expected at least one attack that searches in the {norm} norm, got none")
+    return Budget(budget.name, stages, budget.everything, budget.seconds, again)
+
+
+def attack_classes() -> dict[str, type[Attack]]:
+    """Return the attacks of the library by name.
+
+    Example:
+        >>> "carlini-wagner-l2" in attack_classes()
+        True
+    """
+    exported = (getattr(lipcert.attacks, name) for name in lipcert.attacks.__all__)
+    found = [item for item in exported if isinstance(item, type) and issubclass(item, Attack) and item is not Attack]
+    return {attack.name: attack for attack in sorted(found, key=lambda attack: attack.name)}
+
+
+def _named(wanted: str | float, epsilons: Epsilons) -> Budget:
+    if wanted in BUDGETS:
+        return BUDGETS[str(wanted)](epsilons)
+    try:
+        seconds = float(wanted)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"expected a budget among {', '.join(BUDGETS)}, or a number of seconds, got {wanted}")
+    first, then = standard(epsilons), thorough(epsilons)
+    return Budget(f"{seconds:g} s", first.stages, True, seconds, then.stages)
+
+
+def _able(stages: Sequence[Stage], norm: str) -> tuple[Stage, ...]:
+    return tuple(stage for stage in stages if norm in stage.attack.norms)
+
+
+def _asked_for(attacks: Sequence[Attack], epsilons: Epsilons, norm: str) -> tuple[Stage, ...]:
+    """Return a stage an attack, or one for each epsilon, the smallest first: who falls at one is spared the others."""
+    stages: list[Stage] = []
+    positive = sorted(epsilon for epsilon in epsilons if epsilon > 0)
+    for attack in attacks:
+        if norm not in attack.norms:
+            raise InputError(f"expected attacks that search in the {norm} norm, got {attack.name}")
+        if not attack.fixed_budget:
+            stages.append(Stage(attack))
+        elif not positive:
+            raise InputError(f"expected an epsilon above 0 for {attack.name}, got none")
+        else:
+            stages += [Stage(attack, epsilon=epsilon) for epsilon in positive]
+    return tuple(stages)

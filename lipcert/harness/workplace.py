@@ -1,0 +1,29 @@
+"""Where an audit runs, and where it leaves what is unfinished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lipcert.harness.team import Team
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where an audit runs, and where it leaves what is unfinished.
+
+    Attributes:
+        team: the processes that share the work.
+        partial: folder for the records of finished chunks; an audit that finds its own there goes on with them, and
+            whoever has written the report removes it. None: a killed audit starts over.
+        announce: told in one line what was found there.
+    """
+
+    team: Team = field(default_factory=Team)
+    partial: Path | None = None
+    announce: Callable[[str], object] = _say_nothing
