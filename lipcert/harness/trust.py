@@ -30,6 +30,27 @@ from lipcert.harness.trust_gradient import margin_slopes, masked_gradients, vani
 SAMPLES = 32
 """Inputs that are looked at, spread over those that are handed in."""
 
+TITLES = (
+    "Training mode",
+    "Logits that are not finite",
+    "Randomised",
+    "Batch dependence",
+    "Dynamic",
+    "Softmax outputs",
+    "Zero gradients",
+    "Vanishing gradients",
+    "Masked gradients",
+    "False Lipschitz constant",
+    "Accuracy not falling to zero",
+    "Non-monotone curve",
+    "Iterated attack weaker than a single step",
+    "Black box beating white box",
+    "Transfer beating white box",
+    "Random noise as good as an attack",
+    "Too few classes",
+)
+"""How the warnings of this module begin, before a colon."""
+
 STEEPEST = 4
 STEPS = 30
 CLEARLY = 0.95
@@ -39,7 +60,7 @@ SHARE = 0.1
 def trust_checks(
     network: nn.Module, inputs: Tensor, labels: Tensor, *, lipschitz_upper_bound: float = math.inf
 ) -> tuple[str, ...]:
-    """Return what speaks against trusting attacks on a network and against its claimed constant; nothing if all is well.
+    """Return what speaks against trusting attacks on a network, and against its claimed constant.
 
     A network that is not a fixed function of one input, because it is in training mode, randomised, or dependent on the
     batch, is told so and not looked at any further.
@@ -64,15 +85,15 @@ def trust_checks(
         >>> trust_checks(nn.Sequential(network, nn.Dropout()), inputs, network(inputs).argmax(1))[0][:13]
         'Training mode'
     """
-    _check(network, inputs, labels)
     in_training = training_mode(network)
     if in_training:
         return (in_training,)
-    finite = not_finite(network, inputs)
-    some = _spread(finite_logits(network, inputs), SAMPLES)
-    said = [finite]
-    if len(some):
-        said += _checks_of_few(network, inputs[some], labels[some], lipschitz_upper_bound)
+    with torch.random.fork_rng(devices=[]):
+        _check(network, inputs, labels)
+        said = [not_finite(network, inputs)]
+        some = _spread(finite_logits(network, inputs), SAMPLES)
+        if len(some):
+            said += _checks_of_few(network, inputs[some], labels[some], lipschitz_upper_bound)
     return tuple(warning for warning in said if warning is not None)
 
 
@@ -126,7 +147,10 @@ def false_constant(network: nn.Module, inputs: Tensor, lipschitz_upper_bound: fl
         >>> false_constant(network, torch.full((1, 1, 1, 2), 0.5), 0.9)[:53]
         'False Lipschitz constant: two images have logits 1 ti'
     """
-    found = lipschitz_lower_bound(network, inputs[:STEEPEST], steps=STEPS)
+    try:
+        found = lipschitz_lower_bound(network, inputs[:STEEPEST], steps=STEPS)
+    except RuntimeError:  # no second derivatives, no float64: the search finds nothing
+        return None
     if found <= lipschitz_upper_bound * (1 + 1e-9):
         return None
     return (
@@ -179,8 +203,8 @@ def too_few_classes(attacks: Collection[str], classes: int) -> str | None:
     if not ran or classes >= 4:
         return None
     return (
-        f"Too few classes: with {classes} classes {ran[0]} has no targeted difference-of-logits ratio, which needs four "
-        "logits: it is weaker here than its name promises; look at the other attacks."
+        f"Too few classes: with {classes} classes {ran[0]} has no targeted difference-of-logits ratio, which needs "
+        "four logits: it is weaker here than its name promises; look at the other attacks."
     )
 
 
