@@ -153,14 +153,14 @@ def run_audit(
         rounds = Rounds(network, ledger, journal, workplace.team, clock, seed, interrupts)
         end = rounds.run(spent, attacked)
         if end == "time" and not any(row.attacked for row in ledger.rows):
-            raise InputError(f"expected more than {clock.elapsed:.0f} s, which is what certification alone takes")
+            raise InputError(f"expected more than {clock.elapsed:.2g} s, which is what certification alone takes")
         result = _result(network, ledger, epsilons=accuracies, subject=names, end=end, workplace=workplace)
     finally:
         journal.close()
     if end == "interrupted":
         raise AuditInterrupted(result)
-    if rounds.failure is not None:
-        raise AuditWriteError(rounds.failure, result)
+    if end == "unwritable":
+        raise AuditWriteError(rounds.failure or OSError(errno.EIO, "the leading process cannot write"), result)
     return result
 
 

@@ -81,7 +81,7 @@ class Rounds:
                 end = self._round(number, stage, chosen, work=_expected_work(stage, len(samples)), progress=progress)
                 if end != "done":
                     return end
-        return "unwritable" if self.failure else "done"
+        return self.team.agreed("unwritable" if self.failure else "done")
 
     def _round(self, number: int, stage: Stage, chosen: Sequence[int], *, work: float, progress: Progress) -> End:
         progress.begin(stage.attack.name)

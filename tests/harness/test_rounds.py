@@ -1,0 +1,335 @@
+"""The rows of an audit do not depend on whether it was killed, nor on when."""
+
+import itertools
+import json
+import os
+import signal
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from linear_problem import linear_problem
+from straight_attack import Straight
+
+from lipcert.attacks import Attack
+from lipcert.certificates import certify
+from lipcert.data import ImageSet
+from lipcert.errors import InputError
+from lipcert.harness import AuditInterrupted, AuditWriteError, Budget, Stage, Workplace, run_audit
+from lipcert.harness.clock import Clock
+from lipcert.harness.journal import EXAMPLES, ROWS, Journal
+from lipcert.harness.rounds import Rounds
+
+NETWORK, PIXELS, PREDICTION, DISTANCE = linear_problem(samples=17)
+IMAGES = ImageSet(PIXELS, PREDICTION)
+
+STAGES = (
+    Stage(Straight(beyond=0.5, shaky=0.5), chunk=3),
+    Stage(Straight(beyond=0.1, shaky=0.5), share=0.6, chunk=4),
+    Stage(Straight(beyond=0.01, shaky=0.5), "certified", 0.4, chunk=2),
+)
+BUDGET = Budget("three stages", STAGES)
+
+
+@dataclass(frozen=True)
+class Closer(Attack):
+    """Halves the way from the example that is known, and notes what it was given."""
+
+    name = "closer"
+
+    def run(self, model, task):
+        model(task.inputs)
+        SEEN.append(task)
+        return (task.inputs + task.start) / 2
+
+
+SEEN = []
+
+
+@dataclass(frozen=True)
+class Blind(Attack):
+    """Finds nothing, unless it may go far."""
+
+    name = "blind"
+    fixed_budget = True
+    norms = ("l2", "linf")
+
+    def run(self, model, task):
+        SEEN.append(task)
+        return task.inputs
+
+
+REAL = partial(certify, arithmetic="real")
+
+
+def audit(budget=BUDGET, certifier=REAL, **arguments):
+    return run_audit(NETWORK, IMAGES, budget=budget, certifier=certifier, **arguments)
+
+
+def content(result):
+    """What has to be the same whatever happened: all but times."""
+    attacks = [replace(attack, seconds=0.0) for attack in result.attacks]
+    examples = [item.adversarial.tobytes() for item in result.gallery]
+    return result.rows, attacks, examples, result.warnings
+
+
+@pytest.fixture
+def seen():
+    SEEN.clear()
+    return SEEN
+
+
+@pytest.fixture(scope="module")
+def unbroken():
+    return content(audit())
+
+
+def test_each_round_takes_the_samples_closest_to_refutation():
+    result = audit()
+    first, second, third = result.attacks
+    assert (first.samples, second.samples, third.samples) == (17, 11, 7)
+    after_one = audit(Budget("one", STAGES[:1])).rows
+    after_two = audit(Budget("two", STAGES[:2])).rows
+    for before, after, count in ((after_one, after_two, 11), (after_two, result.rows, 7)):
+        closest = sorted(before, key=lambda row: row.ratio)[:count]
+        moved = {new.index for old, new in zip(before, after, strict=True) if new.distance < old.distance}
+        assert moved
+        assert moved <= {row.index for row in closest}
+    assert sum(attack.won for attack in result.attacks) == 17
+
+
+def test_an_attack_is_told_what_is_known(seen):
+    stages = (Stage(Straight(beyond=0.5)), Stage(Closer(), chunk=6))
+    result = audit(Budget("two", stages))
+    assert [len(task.inputs) for task in seen] == [6, 6, 5]
+    known = audit(Budget("one", stages[:1]))
+    order = sorted(known.rows, key=lambda row: row.ratio)
+    for number, task in enumerate(seen):
+        rows = order[6 * number : 6 * number + 6]
+        torch.testing.assert_close(task.inputs, IMAGES.inputs(torch.tensor([row.index for row in rows])))
+        torch.testing.assert_close(task.radius, torch.tensor([row.radius for row in rows], dtype=torch.float64))
+        distance = (task.start.double() - task.inputs.double()).flatten(1).norm(dim=1)
+        torch.testing.assert_close(distance, torch.tensor([row.distance for row in rows], dtype=torch.float64))
+    assert len({task.seed for task in seen}) == 3
+    assert result.attacks[1].won == 0  # half of the way is not adversarial
+
+
+def test_the_seed_decides(unbroken):
+    assert content(audit()) == unbroken
+    assert audit(seed=1).rows != unbroken[0]
+
+
+def test_a_fixed_budget_spares_what_has_fallen(seen):
+    stages = (Stage(Straight()), Stage(Blind(), epsilon=float(DISTANCE.sort().values[5])))
+    result = audit(Budget("two", stages))
+    assert [task.epsilon for task in seen] == [stages[1].epsilon]
+    assert result.attacks[1].samples == 17 - 5
+    assert result.attacks[1].parameters == {"epsilon": stages[1].epsilon}
+
+
+def test_the_missed_are_attacked_again(seen):
+    stages = (Stage(Blind(), epsilon=1.0), Stage(Straight(), "missed"), Stage(Blind(), "missed", epsilon=1.0))
+    assert [attack.samples for attack in audit(Budget("three", stages)).attacks] == [17, 17]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("last", [1, 2, 6, 7, 13])
+def test_an_audit_that_died_at_any_chunk_goes_on(tmp_path, monkeypatch, unbroken, last):
+    calls, enter = [], Rounds._enter_new
+
+    def dying(self, stage, record):
+        calls.append(record)
+        if len(calls) == last:
+            raise Killed
+        enter(self, stage, record)
+
+    said = []
+    workplace = Workplace(partial=tmp_path, announce=said.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(Rounds, "_enter_new", dying)
+        with pytest.raises(Killed):
+            audit(workplace=workplace)
+    assert content(audit(workplace=workplace)) == unbroken
+    known = [f"going on with an unfinished audit: {last - 1} chunks are known"]
+    assert said == (known if last > 1 else [])
+
+
+def test_an_audit_killed_five_times_at_random_ends_with_the_rows_of_an_unbroken_one(tmp_path, unbroken):
+    lines = forked(None, tmp_path / "measured")
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        assert forked(int(generator.integers(lines // 12, lines // 6)), tmp_path / "partial") is None
+    records = (tmp_path / "partial" / ROWS).read_bytes().count(b"\n") - 1
+    assert 1 <= records < 6 + 3 + 4
+    assert content(audit(workplace=Workplace(partial=tmp_path / "partial"))) == unbroken
+
+
+def forked(last_line, partial):
+    """Run the audit in a process that kills itself at a line of the harness; return how many it ran, None if killed."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; torch is kept from starting some
+        child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        lines = 0
+
+        def trace(frame, event, argument):
+            nonlocal lines
+            if "harness" not in frame.f_code.co_filename:
+                return None
+            lines += event == "line"
+            if lines == last_line:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        sys.settrace(trace)
+        audit(workplace=Workplace(partial=partial))
+        sys.settrace(None)
+        os.write(writer, str(lines).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == (0 if last_line is None else -signal.SIGKILL)
+    return int(said) if said else None
+
+
+def test_a_finished_chunk_is_not_attacked_again(tmp_path, monkeypatch):
+    workplace = Workplace(partial=tmp_path)
+    expected = content(audit(workplace=workplace))
+    monkeypatch.setattr(Straight, "run", lambda *_: pytest.fail("attacked again"))
+    assert content(audit(workplace=workplace)) == expected
+
+
+def test_chunks_that_are_missing_in_between_are_made_up_for(tmp_path):
+    workplace = Workplace(partial=tmp_path)
+    expected = content(audit(workplace=workplace))
+    lines = (tmp_path / ROWS).read_bytes().splitlines(keepends=True)
+    (tmp_path / ROWS).write_bytes(b"".join(lines[:2] + lines[3:5]))
+    assert content(audit(workplace=workplace)) == expected
+
+
+def test_records_of_other_samples_are_refused(tmp_path, monkeypatch):
+    workplace = Workplace(partial=tmp_path)
+    audit(workplace=workplace)
+    monkeypatch.setattr("lipcert.harness.rounds.most_promising", lambda rows, samples, **_: list(reversed(samples)))
+    with pytest.raises(InputError, match="start it over"):
+        audit(workplace=workplace)
+
+
+CHANGES = [
+    pytest.param({"seed": 1}, "seed", id="seed"),
+    pytest.param({"samples": torch.arange(5)}, "samples", id="samples"),
+    pytest.param({"budget": Budget("two", STAGES[:2])}, "stages", id="stages"),
+    pytest.param({"certifier": certify}, "certificates", id="certificates"),
+]
+
+
+@pytest.mark.parametrize(("change", "name"), CHANGES)
+def test_the_records_of_another_audit_are_not_taken(tmp_path, change, name):
+    said = []
+    workplace = Workplace(partial=tmp_path / "partial", announce=said.append)
+    audit(workplace=workplace)
+    assert content(audit(**change, workplace=workplace)) == content(audit(**change))
+    assert said == [f"set aside an unfinished audit of other {name}: it is in {tmp_path / 'partial.old'}"]
+
+
+def test_a_full_disk_hands_over_what_is_known(tmp_path, monkeypatch, unbroken):
+    append, taken = Journal.append, []
+
+    def full(self, record):
+        taken.append(record)
+        if len(taken) > 4:
+            self._examples.write(b"half of")
+            raise OSError(28, "No space left on device")
+        return append(self, record)
+
+    workplace = Workplace(partial=tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append", full)
+        with pytest.raises(AuditWriteError, match="No space left") as stopped:
+            audit(workplace=workplace)
+    result = stopped.value.result
+    assert [row.attacked for row in result.rows] == [True] * 12 + [False] * 5
+    assert "file system" in result.warnings[0]
+    assert len(taken) == 5
+    assert (tmp_path / EXAMPLES).stat().st_size > 0
+    assert content(audit(workplace=workplace)) == unbroken
+
+
+def test_a_timed_audit_goes_round_until_its_time_is_over(monkeypatch):
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(Clock, "elapsed", property(lambda clock: 0.01 * next(ticks)))
+    budget = Budget("1 s", STAGES[:1], seconds=1.0, again=STAGES[1:])
+    result = audit(budget)
+    first, second, third = result.attacks
+    assert first.samples == 17
+    assert second.samples > 11
+    assert third.samples > 7
+    assert result.verdict == "pass"
+    assert next(ticks) < 110
+
+
+def test_a_timed_audit_with_nothing_left_to_do_ends():
+    result = audit(Budget("an hour", (Stage(Straight()),), seconds=3600.0, again=(Stage(Straight(), "missed"),)))
+    assert [attack.samples for attack in result.attacks] == [17]
+
+
+def test_too_little_time_for_a_single_attack_is_said():
+    with pytest.raises(InputError, match=r"more than \S+ s, which is what certification alone takes"):
+        audit(Budget("no time", STAGES, seconds=1e-9))
+
+
+def test_an_attack_that_outlasts_the_time_is_broken_off(monkeypatch):
+    class Endless(Straight):
+        name = "endless"
+
+        def run(self, model, task):
+            while True:
+                model(task.inputs)
+
+    calls = itertools.count()
+    monkeypatch.setattr(Clock, "is_over", lambda clock, more=0.0: next(calls) > 9)
+    result = audit(Budget("some", (Stage(Straight()), Stage(Endless())), seconds=1.0))
+    assert [attack.name for attack in result.attacks] == ["straight"]
+
+
+def test_ctrl_c_between_chunks_loses_nothing(tmp_path, monkeypatch):
+    """A signal that arrives while a record is written waits until it is."""
+    append, taken = Journal.append, []
+
+    def interrupted(self, record):
+        taken.append(record)
+        if len(taken) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return append(self, record)
+
+    monkeypatch.setattr(Journal, "append", interrupted)
+    with pytest.raises(AuditInterrupted) as stopped:
+        audit(workplace=Workplace(partial=tmp_path))
+    assert sum(row.attacked for row in stopped.value.result.rows) == 9
+    lines = (tmp_path / ROWS).read_text().splitlines()
+    assert [json.loads(line)["record"].get("chunk") for line in lines] == [None, 0, 1, 2]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_breaks_off_an_attack_at_once():
+    class Interrupted(Straight):
+        name = "interrupted"
+
+        def run(self, model, task):
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("went on")
+
+    with pytest.raises(AuditInterrupted) as stopped:
+        audit(Budget("two", (STAGES[0], Stage(Interrupted()))))
+    assert all(row.attacked for row in stopped.value.result.rows)
