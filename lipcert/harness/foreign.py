@@ -7,7 +7,8 @@ import json
 import math
 import pickle
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not found:
-        raise InputError(f"expected a state dict in {path}, got {type(found).__name__} {_shown(found)}")
+        what = "an empty one" if isinstance(found, Mapping) else type(found).__name__
+        raise InputError(f"expected a state dict in {path}, got {what}")
     tensors = {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
     if len(tensors) < len(found):
         others = [name for name in found if str(name) not in tensors]
@@ -173,11 +175,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def _torch_load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the protocol of a pickle that is refused anyway
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _shown(names: Any) -> str:
-    listed = [str(name) for name in names] if isinstance(names, list | Mapping) else []
+def _shown(names: Iterable[object]) -> str:
+    listed = [str(name) for name in names]
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return ", ".join(listed[:SHOWN]) + more
 
