@@ -21,8 +21,8 @@ from lipcert.certificates import Certificate, certify
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
 from lipcert.harness.budget import Budget, budget_of
-from lipcert.harness.caveats import caveats
 from lipcert.harness.certifying import Certifier, certified
+from lipcert.harness.checks import checks_after, checks_before
 from lipcert.harness.clock import Clock, Interrupts
 from lipcert.harness.environment import environment
 from lipcert.harness.journal import Journal
@@ -150,11 +150,13 @@ def run_audit(
         ledger = Ledger(images, certificate, journal)
         ledger.enter_clean(clean)
         interrupts = Interrupts(ignore=not workplace.team.leads)
+        doubts = checks_before(network, images, attacked, certificate, device=workplace.team.device)
         rounds = Rounds(network, ledger, journal, workplace.team, clock, seed, interrupts)
         end = rounds.run(spent, attacked)
         if end == "time" and not any(row.attacked for row in ledger.rows):
             raise InputError(f"expected more than {clock.elapsed:.2g} s, which is what certification alone takes")
-        result = _result(network, ledger, epsilons=accuracies, subject=names, end=end, workplace=workplace)
+        result = _result(network, ledger, epsilons=accuracies, subject=names, workplace=workplace)
+        result = replace(result, warnings=(*_END_WARNINGS.get(end, ()), *doubts, *result.warnings))
     finally:
         journal.close()
     if end == "interrupted":
@@ -222,13 +224,11 @@ def _result(
     *,
     epsilons: tuple[float, ...],
     subject: Subject,
-    end: End,
     workplace: Workplace,
 ) -> AuditResult:
     certificate, team = ledger.certificate, workplace.team
     with torch.no_grad():
         classes = network(ledger.images.inputs(torch.tensor([0])).to(team.device)).shape[-1]
-    warnings = caveats(ledger.rows, classes=classes, boundary=ledger.boundary)
     return AuditResult(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=subject.command,
@@ -250,7 +250,7 @@ def _result(
         rows=tuple(ledger.rows),
         attacks=ledger.attack_rows(),
         gallery=ledger.gallery(),
-        warnings=(*_END_WARNINGS.get(end, ()), *warnings),
+        warnings=checks_after(ledger, classes=classes),
     )
 
 

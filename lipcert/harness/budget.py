@@ -99,7 +99,7 @@ def budget_of(
     *,
     epsilons: Epsilons,
     attacks: Sequence[Attack] | None = None,
-    norm: str = "l2",
+    norm: str | None = None,
 ) -> Budget:
     """Return a budget by its name or its seconds.
 
@@ -107,7 +107,8 @@ def budget_of(
         wanted: ``"quick"``, ``"standard"``, ``"thorough"``, a number of seconds, or a budget as it is.
         epsilons: budgets for the attacks that need one.
         attacks: run on all samples in place of the budget's own stages.
-        norm: attacks that cannot search in it are left out; those asked for by name are not.
+        norm: attacks of the budget that cannot search in it are left out, those that were asked for are refused; None
+            if the norm is not known yet.
 
     Raises:
         InputError: an unknown name, seconds that are not a positive number, an attack that cannot search in this norm,
@@ -123,7 +124,7 @@ def budget_of(
     else:
         stages = again = _asked_for(attacks, epsilons, norm)
     if not stages:
-        raise InputError(f"expected at least one attack that searches in the {norm} norm, got none")
+        raise InputError(f"expected at least one attack in {norm or 'any'} norm, got none")
     return Budget(budget.name, stages, budget.everything, budget.seconds, again)
 
 
@@ -152,17 +153,17 @@ def _named(wanted: str | float, epsilons: Epsilons) -> Budget:
     return Budget(f"{seconds:g} s", first.stages, True, seconds, then.stages)
 
 
-def _able(stages: Sequence[Stage], norm: str) -> tuple[Stage, ...]:
-    return tuple(stage for stage in stages if norm in stage.attack.norms)
+def _able(stages: Sequence[Stage], norm: str | None) -> tuple[Stage, ...]:
+    return tuple(stage for stage in stages if norm is None or norm in stage.attack.norms)
 
 
-def _asked_for(attacks: Sequence[Attack], epsilons: Epsilons, norm: str) -> tuple[Stage, ...]:
+def _asked_for(attacks: Sequence[Attack], epsilons: Epsilons, norm: str | None) -> tuple[Stage, ...]:
     """Return a stage an attack, or one for each epsilon, the smallest first: who falls at one is spared the others."""
     stages: list[Stage] = []
     positive = sorted(epsilon for epsilon in epsilons if epsilon > 0)
     for attack in attacks:
-        if norm not in attack.norms:
-            raise InputError(f"expected attacks that search in the {norm} norm, got {attack.name}")
+        if norm is not None and norm not in attack.norms:
+            raise InputError(f"expected attacks that search in {norm} norm, got {attack.name}")
         if not attack.fixed_budget:
             stages.append(Stage(attack))
         elif not positive:

@@ -73,10 +73,17 @@ class Setting:
 
 @dataclass(slots=True)
 class Tally:
-    """What one attack has done so far."""
+    """What one attack has done so far.
 
-    samples: int = 0
-    distances: list[float] = field(default_factory=list)
+    Attributes:
+        found: per sample the smallest distance of its examples; infinite where it found none.
+        violations: number of its examples that refute a certificate.
+        seconds: wall-clock time.
+        forward_passes: images pushed forward.
+        backward_passes: images pushed backward.
+    """
+
+    found: dict[int, float] = field(default_factory=dict)
     violations: int = 0
     seconds: float = 0.0
     forward_passes: int = 0
@@ -152,8 +159,8 @@ class Ledger:
     def enter(self, setting: Setting, record: ChunkRecord, first_example: int) -> None:
         """Enter a record whose examples lie in the journal."""
         tally = self.tallies.setdefault(setting, Tally())
-        tally.samples += len(record.samples)
-        tally.distances += [distance for distance in record.distances if math.isfinite(distance)]
+        for sample, distance in zip(record.samples, record.distances, strict=True):
+            tally.found[sample] = min(distance, tally.found.get(sample, math.inf))
         tally.violations += sum(record.violated)
         tally.seconds += record.seconds
         tally.forward_passes += record.forward_passes
@@ -186,21 +193,7 @@ class Ledger:
     def attack_rows(self) -> tuple[AttackRow, ...]:
         """What every attack did."""
         won = Counter(self._found_by.values())
-        return tuple(
-            AttackRow(
-                name=setting.attack.name,
-                parameters=setting.parameters(),
-                samples=tally.samples,
-                success_rate=len(tally.distances) / tally.samples,
-                median_distance=median(tally.distances) if tally.distances else None,
-                violations=tally.violations,
-                seconds=tally.seconds,
-                forward_passes=tally.forward_passes,
-                backward_passes=tally.backward_passes,
-                won=won[setting],
-            )
-            for setting, tally in self.tallies.items()
-        )
+        return tuple(_attack_row(setting, tally, won=won[setting]) for setting, tally in self.tallies.items())
 
     def gallery(self) -> tuple[GalleryItem, ...]:
         """Every refuting example, and some of the nearest others, in the order of the split."""
@@ -221,6 +214,22 @@ class Ledger:
             image=self.images.inputs(torch.tensor([sample]))[0].numpy(),
             adversarial=self.nearest([sample])[0].numpy(),
         )
+
+
+def _attack_row(setting: Setting, tally: Tally, *, won: int) -> AttackRow:
+    distances = [distance for distance in tally.found.values() if math.isfinite(distance)]
+    return AttackRow(
+        name=setting.attack.name,
+        parameters=setting.parameters(),
+        samples=len(tally.found),
+        success_rate=len(distances) / len(tally.found),
+        median_distance=median(distances) if distances else None,
+        violations=tally.violations,
+        seconds=tally.seconds,
+        forward_passes=tally.forward_passes,
+        backward_passes=tally.backward_passes,
+        won=won,
+    )
 
 
 def _is_nearer(distance: float, row: SampleRow, *, violated: bool) -> bool:

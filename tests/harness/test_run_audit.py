@@ -3,15 +3,16 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from linear_problem import linear_network, linear_problem
+from straight_attack import Straight
 
-from lipcert.attacks import Attack, CarliniWagner, Verified
+from lipcert.attacks import Attack, Verified
 from lipcert.certificates import Certificate, certify
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
 from lipcert.harness import AuditInterrupted, Budget, Stage, Subject, run_audit
 from lipcert.harness.ledger import GALLERY, refuted
 
-QUICK = CarliniWagner(2, 150, 0.03)
+QUICK = Straight()
 SAMPLES = 14
 
 
@@ -90,12 +91,12 @@ def test_sound_certificates_stand_and_are_tight():
     assert result.violations == ()
     for row, exact in zip(result.rows, distance.tolist(), strict=True):
         assert row.attacked
-        assert row.attack == "carlini-wagner-l2"
+        assert row.attack == "straight"
         assert row.radius <= exact <= row.distance <= 1.05 * exact
     [attack] = result.attacks
     assert (attack.samples, attack.success_rate, attack.violations) == (SAMPLES, 1.0, 0)
     assert attack.forward_passes == QUICK.forward_budget(SAMPLES)
-    assert attack.parameters["steps"] == 150
+    assert attack.parameters == {"beyond": 1e-3, "shaky": 0.0}
 
 
 def test_inflated_radii_are_refuted_and_the_evidence_is_kept():
