@@ -156,7 +156,7 @@ def planted_models(tight: Sound, host: Sound | None = None, *, certifier: Certif
     """
     host = host or tight
     return (
-        Planted("none", "a MaxMin network with tight certificates", tight.network, tight.images, certify, False),
+        Planted("nothing", "a MaxMin network with tight certificates", tight.network, tight.images, certify, False),
         *_false_certificates(tight, host, certifier),
         *_false_networks(host, certifier),
     )
