@@ -34,12 +34,16 @@ examples:
         what two processes can do in 60 seconds, the most promising work first
   python -m lipcert.audit runs/quickstart --samples 100 --attacks boundary-walk autoattack
         two attacks with their own settings, on the first 100 test images, right or wrong
+  python -m lipcert.audit --model mine.networks:resnet --weights resnet.safetensors --data lipcert.data.CIFAR10
+        a network from elsewhere: certified if that is possible, attacked in any case
+  python -m lipcert.audit --self-test
+        does the audit notice what is wrong? Unsound certificates and broken networks are planted
 
 It writes report.html (to look at), report.json and samples.csv (to compute with) and adversarial.safetensors. An audit
 that was stopped or killed leaves its finished chunks in partial/, and the same command goes on from there.
 
-exit codes: 0 every attacked certificate stood; 1 at least one was violated, its adversarial input is saved;
-            2 unusable input or stopped early, one line on stderr
+exit codes: 0 every attacked certificate stood; 1 at least one was violated, its adversarial input is saved, or the
+            self-test missed a defect; 2 unusable input or stopped early, one line on stderr
 """
 
 
@@ -55,7 +59,7 @@ def audit_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m lipcert.audit", description=DESCRIPTION, formatter_class=_HelpFormatter, exit_on_error=False
     )
-    parser.add_argument("run", metavar="RUN", type=str, help="run directory that lipcert.train has left")
+    parser.add_argument("run", metavar="RUN", type=str, nargs="?", help="run directory that lipcert.train has left")
     parser.add_argument(
         "--budget",
         metavar="BUDGET",
@@ -96,9 +100,32 @@ def audit_parser() -> ArgumentParser:
         "--accelerator", metavar="NAME", type=str, default="cpu", help="what they compute on: cpu, cuda, or auto"
     )
     parser.add_argument("--seed", metavar="SEED", type=int, default=0, help="of everything that attacks draw at random")
-    parser.add_argument("--output", metavar="DIR", type=str | None, help="folder of the report; by default RUN/audit")
+    parser.add_argument(
+        "--output", metavar="DIR", type=str | None, help="folder of the report; by default RUN/audit, or audits/FACTORY"
+    )
     parser.add_argument(
         "--restart", action="store_true", help="start over, though an unfinished audit could be continued"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PACKAGE.MODULE:FACTORY",
+        type=str | None,
+        help="in place of RUN: import path of a class or function that returns a network, whose code is run",
+    )
+    parser.add_argument("--model-args", metavar="JSON", type=str | None, help="keyword arguments of the factory")
+    parser.add_argument("--weights", metavar="FILE", type=str | None, help="its weights: .safetensors or a state dict")
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        type=str | None,
+        help="images: a data class such as lipcert.data.FashionMNIST, or a folder or zip file with one folder a class; "
+        "by default those of RUN",
+    )
+    parser.add_argument("--data-args", metavar="JSON", type=str | None, help="keyword arguments of the data class")
+    parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help="audit the audit: plant defects in the network, by default in lipcert's own, and tell which were caught",
     )
     return parser
 
@@ -124,8 +151,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _audit(options: Namespace, command: str) -> int:
-    if not Path(options.run).is_dir():
-        raise InputError(f"expected a run directory, found none at {options.run}")
     from lipcert.auditing import audit
 
     return audit(options, command)
@@ -150,6 +175,7 @@ def _parsed(arguments: list[str]) -> Namespace:
         options = audit_parser().parse_args(arguments)
     except ArgumentError as error:
         raise InputError(f"{_complaint(str(error))}; see python -m lipcert.audit --help") from error
+    _check_target(options)
     for name, least in (("samples", 1), ("devices", 1), ("seed", 0)):
         if options[name] is not None and options[name] < least:
             raise InputError(f"expected --{name} >= {least}, got {options[name]}")
@@ -159,6 +185,24 @@ def _parsed(arguments: list[str]) -> Namespace:
         if not 0 <= epsilon < float("inf"):
             raise InputError(f"expected every epsilon to be finite and >= 0, got {epsilon:g}")
     return options
+
+
+def _check_target(options: Namespace) -> None:
+    """Refuse options that name nothing to audit, or two things."""
+    if options.run is not None and options.model is not None:
+        raise InputError(f"expected RUN or --model, got both {options.run} and {options.model}")
+    if options.run is None and options.model is None and not options.self_test:
+        raise InputError("expected RUN, a run directory, or --model; see python -m lipcert.audit --help")
+    if options.model is None:
+        for name in ("weights", "model_args"):
+            if options[name] is not None:
+                raise InputError(f"expected --model beside --{name.replace('_', '-')}, got none")
+    elif options.data is None:
+        raise InputError("expected --data beside --model, got none")
+    if options.data is None and options.data_args is not None:
+        raise InputError("expected --data beside --data-args, got none")
+    if options.run is not None and not Path(options.run).is_dir():
+        raise InputError(f"expected a run directory, found none at {options.run}")
 
 
 _KINDS = {

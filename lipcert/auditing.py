@@ -21,8 +21,10 @@ from lipcert.errors import EXIT_UNUSABLE, InputError
 from lipcert.harness import AuditInterrupted, AuditResult, AuditWriteError, Subject, Workplace, launched_team, run_audit
 from lipcert.harness.budget import attack_classes
 from lipcert.harness.certifying import Certifier
+from lipcert.harness.foreign import NO_RULE, certify_or_not, check_runs, load_data, load_foreign
 from lipcert.harness.journal import discard
 from lipcert.harness.power import INFLATIONS, power
+from lipcert.harness.self_test import exit_code, self_test, table
 from lipcert.report import write_report
 from lipcert.report.display import percent_down, rounded_down, rounded_up
 from lipcert.runs import load_run
@@ -54,7 +56,9 @@ def audit(options: Namespace, command: str) -> int:
         OSError: the report cannot be written.
     """
     attacks = attacks_by_name(options["attacks"])
-    target = target_of_run(options, command)
+    if options["self_test"]:
+        return audit_the_audit(options, attacks)
+    target = target_of(options, command)
     samples = options["samples"]
     if samples is not None and samples > len(target.images):
         raise InputError(f"expected --samples <= {len(target.images)}, the test images, got {samples}")
@@ -106,15 +110,51 @@ def attacks_by_name(names: Sequence[str] | None) -> list[Attack] | None:
     return [known[name]() for name in dict.fromkeys(names)]
 
 
+def audit_the_audit(options: Namespace, attacks: list[Attack] | None) -> int:
+    """Plant defects in the network of the options, or in one of lipcert's own, say which were caught, and how."""
+    planting = functools.partial(self_test, attacks=attacks, progress=lambda name: say(f"planted: {name}"))
+    if options["run"] is None and options["model"] is None:
+        verdicts = planting()
+    else:
+        target = target_of(options, "")
+        verdicts = planting(target.network, target.images, certifier=target.certifier)
+    print(table(verdicts))
+    return exit_code(verdicts)
+
+
+def target_of(options: Namespace, command: str) -> Target:
+    """Return what the options name: a run, or a network from elsewhere.
+
+    Raises:
+        InputError: it cannot be loaded, or does not fit its images.
+    """
+    return target_of_run(options, command) if options["model"] is None else target_of_model(options, command)
+
+
+def target_of_model(options: Namespace, command: str) -> Target:
+    """Return a network that no run of lipcert made, certified if that is possible.
+
+    Raises:
+        InputError: it cannot be loaded, or does not fit its images.
+    """
+    foreign = load_foreign(options["model"], weights=options["weights"], arguments=options["model_args"])
+    data = load_data(options["data"], arguments=options["data_args"])
+    images = data.split("test")
+    check_runs(foreign, images.inputs(torch.tensor([0])), len(data.class_names))
+    subject = Subject(foreign.name, foreign.sha256, data.name, "test", data.class_names, command)
+    certifier = functools.partial(certify_or_not, arithmetic=options["arithmetic"])
+    return Target(foreign.network, images, certifier, subject, Path("audits") / foreign.name)
+
+
 def target_of_run(options: Namespace, command: str) -> Target:
-    """Return what a run directory holds.
+    """Return what a run directory holds, with other images if the options name some.
 
     Raises:
         InputError: it is none, or something in it is missing.
     """
     directory = Path(options["run"])
     run = load_run(directory)
-    data = run.data
+    data = run.data if options["data"] is None else load_data(options["data"], arguments=options["data_args"])
     subject = Subject(directory.resolve().name, run.network_sha256, data.name, "test", data.class_names, command)
     certifier = functools.partial(certify, arithmetic=options["arithmetic"])
     return Target(run.network, data.split("test"), certifier, subject, directory / "audit")
@@ -166,7 +206,11 @@ def closing_block(result: AuditResult, page: Path) -> str:
     """Return the last words of an audit: verdict, nearest miss, power, warnings, where the report is."""
     attacked = sum(row.attacked for row in result.rows)
     violated = len(result.violations)
-    verdict = "FAIL, certificates violated" if violated else "PASS, every attacked certificate stood"
+    if violated:
+        verdict = "FAIL, certificates violated"
+    else:
+        nothing = result.rule == NO_RULE
+        verdict = "NO CERTIFICATES, attacked all the same" if nothing else "PASS, every attacked certificate stood"
     lines = [("verdict", f"{verdict}: {attacked:,} of {len(result.rows):,} attacked, {violated:,} violated")]
     nearest = min((row for row in result.rows if row.ratio is not None), key=lambda row: row.ratio or 0.0, default=None)
     if nearest is None:

@@ -29,6 +29,19 @@ def gelu_network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.GELU(), nn.Linear(8, 10))
 
 
+class Squared(nn.Module):
+    """Not Lipschitz: no certificate."""
+
+    def forward(self, inputs):
+        return inputs.square()
+
+
+def untrained(width: int, *, squared: bool = False) -> nn.Module:
+    """A network from elsewhere, which can be certified or not."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), Squared() if squared else nn.ReLU(), nn.Linear(width, 10))
+
+
 def make_run(directory: Path, build=hkr_convnet, certifier=certify, **arguments) -> None:
     """Write a run directory with a network that was never trained, and audit it."""
     directory.mkdir()

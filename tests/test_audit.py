@@ -1,10 +1,10 @@
 import errno
+import functools
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partialmethod
 from types import SimpleNamespace
 
 import pytest
@@ -14,11 +14,14 @@ from safetensors.numpy import load_file
 from straight_attack import Straight
 
 from lipcert import auditing
+from lipcert.attacks import CarliniWagner
 from lipcert.audit import main
 from lipcert.certificates import certify
 from lipcert.data import ImageSet
 from lipcert.harness import Stage
 from lipcert.harness.journal import Journal
+from lipcert.harness.planted import Planted
+from lipcert.harness.self_test import Caught
 
 NETWORK, PIXELS, PREDICTION, DISTANCE = linear_problem(samples=12)
 QUICK = ["--attacks", Straight.name]
@@ -142,7 +145,13 @@ def test_violated_certificates_exit_with_1_and_keep_the_evidence(run, inflated, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: run"),
+        ([], "expected RUN, a run directory, or --model; see "),
+        (["RUN", "--model", "torch.nn:Linear"], "expected RUN or --model, got both "),
+        (["--model", "torch.nn:Linear"], "expected --data beside --model, got none"),
+        (["RUN", "--weights", "w.safetensors"], "expected --model beside --weights, got none"),
+        (["RUN", "--model-args", "{}"], "expected --model beside --model-args, got none"),
+        (["RUN", "--data-args", "{}"], "expected --data beside --data-args, got none"),
+        (["RUN", "--data", "nowhere"], "expected the import path of a data class or a folder of images"),
         (["RUN", "more"], "more"),
         (["RUN", "--fast"], "--fast"),
         (["RUN", "--samples", "0"], "expected --samples >= 1, got 0"),
@@ -238,7 +247,7 @@ def interrupt_at(chunk, monkeypatch):
         return attack(self, model, task)
 
     monkeypatch.setattr(Straight, "run", patched)
-    monkeypatch.setattr(Stage, "__init__", partialmethod(Stage.__init__, chunk=3))
+    monkeypatch.setattr(Stage, "__init__", functools.partialmethod(Stage.__init__, chunk=3))
 
 
 def test_an_interrupted_audit_writes_what_it_knows_and_can_go_on(run, capsys, monkeypatch):
@@ -283,7 +292,7 @@ def test_an_interrupted_audit_that_refuted_something_exits_with_1(run, inflated,
 
 
 def test_a_disk_that_takes_no_more_records_leaves_those_it_has(run, capsys, monkeypatch):
-    monkeypatch.setattr(Stage, "__init__", partialmethod(Stage.__init__, chunk=3))
+    monkeypatch.setattr(Stage, "__init__", functools.partialmethod(Stage.__init__, chunk=3))
     append, taken = Journal.append, []
 
     def full(self, record):
@@ -325,18 +334,66 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
 def test_help_is_complete_and_imports_nothing_heavy():
     code = """if True:
         import sys
-        from lipcert.audit import main
+        from lipcert.audit import audit_parser, main
         code = main(["--help"])
         heavy = {"torch", "foolbox", "matplotlib", "lightning"} & set(sys.modules)
         sys.exit(f"imported {heavy}" if heavy else code)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for option in ("RUN", "--budget", "--samples", "--attacks", "--epsilons", "--devices", "--output", "--restart"):
+    for option in (
+        "RUN",
+        "--budget",
+        "--samples",
+        "--attacks",
+        "--epsilons",
+        "--devices",
+        "--output",
+        "--model",
+        "--self-test",
+    ):
         assert option in done.stdout
     assert "python -m lipcert.audit runs/quickstart" in done.stdout
-    assert " ".join(done.stdout.split()).count("default: ") == 10
+    assert " ".join(done.stdout.split()).count("default: ") == 17
     assert "exit codes: 0" in done.stdout
+
+
+MODEL = ["--model", "audited_run:untrained", "--model-args", '{"width": 4}', "--data", "lipcert.data.FashionMNISTMini"]
+
+
+@pytest.mark.parametrize("squared", [False, True], ids=["certified", "empirical"])
+def test_a_network_from_elsewhere_is_audited(run, capsys, tmp_path, squared):
+    arguments = [*MODEL, "--attacks", "carlini-wagner-l2", "--samples", "2", "--output", str(tmp_path / "elsewhere")]
+    if squared:
+        arguments[3] = '{"width": 4, "squared": true}'
+    attack = {"carlini-wagner-l2": functools.partial(CarliniWagner, 1, 30)}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(auditing, "attack_classes", lambda: attack)
+        assert main(arguments) == 0
+    written = report(tmp_path / "elsewhere")
+    assert written["model"]["name"] == "untrained"
+    assert written["data"]["name"] == "fashion-mnist-mini"
+    assert written["certificates"]["rule"] == ("none" if squared else "best")
+    expected = "NO CERTIFICATES, attacked all the same" if squared else "PASS, every attacked certificate stood"
+    assert capsys.readouterr().out.startswith(f"verdict         {expected}: 2 of 1,000 attacked")
+
+
+@pytest.mark.parametrize(("caught", "code"), [(True, 0), (False, 1)])
+def test_the_self_test_says_whether_every_defect_was_caught(run, capsys, monkeypatch, caught, code):
+    given = []
+
+    def planting(network=None, images=None, *, certifier=None, attacks, progress):
+        given.append((network, images))
+        progress("a defect")
+        return (Caught(Planted("a defect", "by hand", NETWORK, run.data.images, certify, True), caught, "so"),)
+
+    monkeypatch.setattr(auditing, "self_test", planting)
+    assert main(["--self-test"]) == code
+    assert main([str(run.directory), "--self-test"]) == code
+    said = capsys.readouterr()
+    assert said.err == "lipcert audit: planted: a defect\n" * 2
+    assert said.out.count("a defect") == 2
+    assert given == [(None, None), (NETWORK, run.data.images)]
 
 
 def test_the_module_runs_as_a_command(tmp_path):

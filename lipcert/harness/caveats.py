@@ -57,8 +57,11 @@ def _weakness(rows: Sequence[SampleRow]) -> list[str]:
     noticed = f"on {round(share * strength.certificates):,} of {strength.certificates:,} attacked certificates"
     if share > 0:
         return [f"Weak audit: radii too large by a factor of {WEAK:g} would have been refuted {noticed} only."]
-    enough = "none would have been" if strength.smallest is None else f"it takes more than {strength.smallest:.3g}"
-    return [f"Weak audit: radii too large by a factor of {WEAK:g} would not have been refuted anywhere; {enough}."]
+    least = strength.smallest
+    why = (
+        "no adversarial example was found" if least is None else f"the first refutation is at a factor of {least:.3g}"
+    )
+    return [f"Weak audit: radii too large by a factor of {WEAK:g} would not have been refuted anywhere; {why}."]
 
 
 def _samples(indices: Sequence[int]) -> str:
