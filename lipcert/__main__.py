@@ -1,4 +1,4 @@
-"""``lipcert train``, ``audit`` and ``verify``: the console script beside ``python -m lipcert.train`` and its like."""
+"""``lipcert train``, ``audit``, ``report`` and ``verify``: the console script beside ``python -m lipcert.train``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ USAGE = f"""lipcert {__version__}: train Lipschitz-constrained classifiers, cert
 
 usage: lipcert train [--config FILE] [options]   train and leave a run directory; lipcert train --help
        lipcert audit RUN [options]               attack a run's certificates and write a report; lipcert audit --help
+       lipcert report AUDIT AUDIT ... [options]  compare several audits on one page; lipcert report --help
        lipcert verify REPORT [options]           recompute a report's certificates by other means; lipcert verify --help
        lipcert --version
 """
@@ -33,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from lipcert.audit import main as audit
 
         return audit(arguments[1:])
+    if command == "report":
+        from lipcert.compare import main as report
+
+        return report(arguments[1:])
     if command == "verify":
         from lipcert.verify import main as verify
 
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "--version":
         print(__version__)
         return 0
-    print(f"lipcert: error: expected train, audit or verify, got {command!r}", file=sys.stderr)
+    print(f"lipcert: error: expected train, audit, report or verify, got {command!r}", file=sys.stderr)
     return EXIT_UNUSABLE
 
 

@@ -62,7 +62,7 @@ def test_public_names_are_there_and_imported_late():
         (["--help"], 0, "lipcert train"),
         ([], 0, "lipcert audit"),
         (["--version"], 0, lipcert.__version__),
-        (["frobnicate"], 2, "expected train, audit or verify"),
+        (["frobnicate"], 2, "expected train, audit, report or verify"),
     ],
 )
 def test_the_console_script(capsys, arguments, code, text):

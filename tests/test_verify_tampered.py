@@ -164,7 +164,7 @@ def test_a_truncated_file_is_found(run, capsys):
     path.write_text(text[: text.index("\n20,") + len("\n20,3,3")])
     assert main([str(run / "audit")]) == 1
     out = capsys.readouterr().out
-    assert "samples.csv, line 22: expected 7 values, got 3" in out
+    assert "samples.csv, line 22: expected 8 values, got 3" in out
     assert out.endswith("verdict     the report does not stand: rows\n")
 
 

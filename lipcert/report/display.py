@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 MISSING = "\N{EM DASH}"
 DIGITS = 3
+
+_NORMS = {"l1": "L1", "l2": "L2", "linf": "L\N{INFINITY}"}
+
+
+def norm_name(norm: str) -> str:
+    """A norm as it is written in text.
+
+    Example:
+        >>> norm_name("l2"), norm_name("linf"), norm_name("patch")
+        ('L2', 'L∞', 'patch')
+    """
+    return _NORMS.get(norm, norm)
 
 
 def rounded_down(value: float | None, digits: int = DIGITS) -> str:
@@ -70,6 +83,20 @@ def number_key(value: float) -> str:
     """
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value))
+
+
+def moment(text: str) -> str:
+    """A time as a reader wants it; a text that is none stays as it is.
+
+    Example:
+        >>> moment("2025-01-31T12:00:00+00:00"), moment("today")
+        ('2025-01-31 12:00 UTC', 'today')
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else text
 
 
 def _percent(share: float | None, *, rounding: str) -> str:

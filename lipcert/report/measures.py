@@ -1,21 +1,17 @@
 """The numbers of a report: pure functions of the rows that an audit kept.
 
-All shares are between 0 and 1; all radii and distances are L2, in [0,1] pixel units.
+All shares are between 0 and 1; all radii and distances are in the audit's norm, in [0,1] pixel units.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lipcert.harness.result import SampleRow
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def attacked_rows(rows: Sequence[SampleRow]) -> tuple[SampleRow, ...]:
@@ -89,79 +85,26 @@ def average_certified_radius(rows: Sequence[SampleRow]) -> float | None:
     return math.fsum(credited_radius(row) for row in rows) / len(rows) if rows else None
 
 
-def ratios(rows: Sequence[SampleRow]) -> tuple[float, ...]:
-    """Distance over radius of every attacked row that has both."""
-    return tuple(row.ratio for row in rows if row.attacked and row.ratio is not None)
+def certified_curve(rows: Sequence[SampleRow], budgets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Certified accuracy of the rows at every budget; at least one row."""
+    radii = np.sort(certified_up_to(rows))
+    curve: NDArray[np.float64] = 1 - np.searchsorted(radii, budgets, side="left") / len(rows)
+    return curve
 
 
-def smallest_ratio(rows: Sequence[SampleRow]) -> float | None:
-    """The smallest distance over radius: radii inflated by more than this would have been refuted."""
-    return min(ratios(rows), default=None)
+def empirical_curve(attacked: Sequence[SampleRow], budgets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Accuracy under attack of attacked rows at every budget; at least one row."""
+    breaks = np.sort(unbroken_up_to(attacked))
+    curve: NDArray[np.float64] = 1 - np.searchsorted(breaks, budgets, side="right") / len(attacked)
+    return curve
 
 
-def median_ratio(rows: Sequence[SampleRow]) -> float | None:
-    """The median distance over radius: how far, at most, a typical certificate is from the truth."""
-    found = ratios(rows)
-    return median(found) if found else None
-
-
-def share_refuted(rows: Sequence[SampleRow], inflation: float) -> float | None:
-    """Share of the attacked rows whose certificate would have been refuted, had all radii been inflated.
-
-    Args:
-        rows: all rows; those that were not attacked are left out.
-        inflation: factor on the radii.
-
-    Returns:
-        The share of attacked rows with ``ratio < inflation``, or None if nothing was attacked.
-
-    Example:
-        >>> rows = [SampleRow(0, 3, 3, 0.1, distance=0.5, attacked=True), SampleRow(1, 3, 3, 0.1, attacked=True)]
-        >>> share_refuted(rows, 2), share_refuted(rows, 6)
-        (0.0, 0.5)
-    """
-    hits = [row.ratio is not None and row.ratio < inflation for row in attacked_rows(rows)]
-    return _share(np.array(hits, dtype=bool))
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRadii:
-    """Certified radii of all samples of one true class, wrong samples counting 0.
-
-    Attributes:
-        label: the class.
-        samples: how many samples it has.
-        accuracy: share of them that is classified right.
-        mean: the class's average certified radius.
-        quantiles: radii at ``QUANTILES``, each that of a sample, the lower one of two neighbours.
-    """
-
-    label: int
-    samples: int
-    accuracy: float
-    mean: float
-    quantiles: tuple[float, ...]
-
-
-def radii_by_class(rows: Sequence[SampleRow]) -> tuple[ClassRadii, ...]:
-    """Certified radii per true class, in the order of the classes; classes without samples are left out.
-
-    Example:
-        >>> [found] = radii_by_class([SampleRow(0, 3, 3, 0.5), SampleRow(1, 3, 4, 0.9)])
-        >>> found.label, found.samples, found.accuracy, found.mean
-        (3, 2, 0.5, 0.25)
-    """
-    groups: dict[int, list[SampleRow]] = {}
-    for row in rows:
-        groups.setdefault(row.label, []).append(row)
-    return tuple(_class_radii(label, groups[label]) for label in sorted(groups))
-
-
-def _class_radii(label: int, rows: Sequence[SampleRow]) -> ClassRadii:
-    radii = sorted(credited_radius(row) for row in rows)
-    right = sum(row.correct for row in rows)
-    quantiles = tuple(radii[math.floor(share * (len(rows) - 1))] for share in QUANTILES)
-    return ClassRadii(label, len(rows), right / len(rows), math.fsum(radii) / len(rows), quantiles)
+def longest_budget(rows: Sequence[SampleRow], epsilons: Sequence[float]) -> float:
+    """The budget at which curves may end: past every radius, every epsilon and 99 % of the distances; never 0."""
+    distances = [row.distance for row in rows if row.distance is not None and math.isfinite(row.distance)]
+    far = float(np.quantile(distances, 0.99, method="higher")) if distances else 0.0
+    lengths = (far, *epsilons, *(row.radius for row in rows))
+    return max(length for length in lengths if math.isfinite(length)) or 1.0
 
 
 def _breaking_epsilon(row: SampleRow) -> float:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import numpy as np
 
+from lipcert.harness.foreign import NO_RULE
+from lipcert.harness.power import INFLATIONS, median_ratio, power, ratios, share_refuted, smallest_ratio
 from lipcert.harness.result import AuditResult, SampleRow
-from lipcert.report import display, figures, gallery, measures
-from lipcert.report.document import INFLATIONS, all_warnings
+from lipcert.report import cloud, figures, figures_classes, figures_ratios, gallery, measures
+from lipcert.report.classes import ClassRow, class_rows, most_fragile
+from lipcert.report.display import norm_name, rounded_down, rounded_up
+from lipcert.report.document import all_warnings
+from lipcert.report.strength import RULES, STRONG, strength, strength_reason
+from lipcert.report.templates import rendered
 
-MAX_TABLE_ROWS = 50
+MAX_TABLE_ROWS = 20
 MAX_PICTURES = 24
 
 
@@ -36,66 +43,122 @@ class InflationRow:
 
 
 def render_html(result: AuditResult) -> str:
-    """The report as one HTML file that opens offline: styles, figures and images lie inside it.
+    """The report as one HTML file that opens offline: styles, figures, images and a small script lie inside it.
 
     Everything that the audit was handed (names, commands, warnings) is escaped. The same result gives the same text.
+    The script makes tables sortable; without it the page is complete. Of a network without certificates (rule
+    ``"none"``) the page says so, and what makes no sense without them is left out.
 
     Args:
         result: what the audit measured; at least one row.
     """
-    return _environment().get_template("report.html.j2").render(_context(result))
+    context = _subject(result) | _rows(result) | _ratios(result) | _classes(result) | _gallery(result)
+    return rendered("report.html.j2", context | {"contents": _contents(context)})
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("lipcert", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        down=display.rounded_down,
-        up=display.rounded_up,
-        percent_down=display.percent_down,
-        percent_up=display.percent_up,
-        number=display.number_key,
-        count=lambda value: f"{value:,}",
-        setting=_setting,
-    )
-    return environment
+def is_certified(result: AuditResult) -> bool:
+    """Whether there was any certificate to attack."""
+    return result.rule != NO_RULE
 
 
-def _context(result: AuditResult) -> dict[str, Any]:
-    rows = result.rows
-    attacked = measures.attacked_rows(rows)
-    refuted = frozenset(row.index for row in result.violations)
-    pictures = sorted(result.gallery, key=lambda item: item.index not in refuted)
+def _subject(result: AuditResult) -> dict[str, Any]:
+    certified, attacked = is_certified(result), measures.attacked_rows(result.rows)
+    failed = result.verdict == "fail"
+    tone = "fail" if failed else "pass" if attacked and certified else "untested"
     return {
         "result": result,
+        "certified": certified,
+        "failed": failed,
+        "tone": tone,
+        "title": result.verdict.upper() if certified else "Not certified",
+        "norm": norm_name(result.norm),
+        "warnings": all_warnings(result),
+        "refuted": frozenset(row.index for row in result.violations),
+        "violations": _tightest(result.violations, certified=True)[:MAX_TABLE_ROWS],
+        "class_name": lambda label: figures_classes.class_name(label, result.class_names),
+    }
+
+
+def _rows(result: AuditResult) -> dict[str, Any]:
+    rows, certified = result.rows, is_certified(result)
+    attacked = measures.attacked_rows(rows)
+    distances = [row.distance for row in attacked if row.distance is not None]
+    return {
         "attacked": attacked,
-        "found": sum(row.distance is not None for row in attacked),
+        "subset": len(attacked) < len(rows),
+        "found": len(distances),
+        "median_distance": median(distances) if distances else None,
         "uncertified": sum(row.radius <= 0 for row in rows),
         "clean_accuracy": measures.clean_accuracy(rows),
         "average_certified_radius": measures.average_certified_radius(rows),
-        "smallest_ratio": measures.smallest_ratio(rows),
-        "median_ratio": measures.median_ratio(rows),
         "accuracies": _accuracies(result, attacked),
-        "inflations": [InflationRow(factor, measures.share_refuted(rows, factor)) for factor in INFLATIONS],
-        "comparison": _tightest(attacked)[:MAX_TABLE_ROWS],
-        "violations": result.violations[:MAX_TABLE_ROWS],
-        "refuted": refuted,
-        "adversarial_classes": {item.index: item.adversarial_prediction for item in result.gallery},
-        "classes": measures.radii_by_class(rows),
-        "classes_drawn": figures.MAX_CLASSES_DRAWN,
-        "pictures": [gallery.picture(item) for item in pictures[:MAX_PICTURES]],
-        "colour_bar": gallery.colour_bar(),
-        "warnings": all_warnings(result),
-        "class_name": lambda label: figures.class_name(label, result.class_names),
-        "accuracy_figure": figures.accuracy_figure(rows, result.epsilons),
-        "distance_figure": figures.distance_figure(rows),
-        "class_figure": figures.class_figure(rows, result.class_names),
+        "accuracy_figure": figures.accuracy_figure(rows, result.epsilons, norm=result.norm, certified=certified),
+        "comparison": _tightest(attacked, certified=certified)[:MAX_TABLE_ROWS],
+        "attacks": sorted(result.attacks, key=lambda attack: -attack.won),
     }
+
+
+def _ratios(result: AuditResult) -> dict[str, Any]:
+    rows = result.rows
+    found, grade, shown = power(rows), strength(rows), np.array(ratios(rows))
+    last = figures_ratios.last_drawn(shown) if shown.size else math.inf
+    return {
+        "smallest_ratio": smallest_ratio(rows),
+        "median_ratio": median_ratio(rows),
+        "ratio_count": shown.size,
+        "last_ratio": last,
+        "beyond": int((shown > last).sum()),
+        "binned": shown.size > cloud.MAX_MARKS,
+        "distance_figure": figures.distance_figure(rows, norm=result.norm) if found else None,
+        "tightness_figure": figures_ratios.tightness_figure(rows) if shown.size else None,
+        "power": found,
+        "strength": grade,
+        "strength_reason": strength_reason(rows) if found else None,
+        "strength_rule": RULES[grade] if grade else None,
+        "refuted_at_strong": share_refuted(rows, STRONG),
+        "power_figure": figures_ratios.power_figure(rows) if found else None,
+        "inflations": [InflationRow(factor, share_refuted(rows, factor)) for factor in INFLATIONS],
+    }
+
+
+def _classes(result: AuditResult) -> dict[str, Any]:
+    certified, names, classes = is_certified(result), result.class_names, class_rows(result.rows)
+    return {
+        "classes": classes,
+        "classes_drawn": figures_classes.MAX_CLASSES_DRAWN,
+        "class_figure": figures_classes.class_figure(classes, names, norm=result.norm, certified=certified),
+        "turns_figure": figures_classes.turns_figure(classes, names),
+        "turns": lambda row: figures_classes.turns_text(row, names),
+        "fragile": _fragile(classes, names, certified=certified),
+    }
+
+
+def _gallery(result: AuditResult) -> dict[str, Any]:
+    refuted = {row.index for row in result.violations}
+    items = sorted(result.gallery, key=lambda item: item.index not in refuted)
+    return {
+        "pictures": [gallery.picture(item) for item in items[:MAX_PICTURES]],
+        "colour_bar": gallery.colour_bar(),
+    }
+
+
+def _contents(context: dict[str, Any]) -> list[tuple[str, str]]:
+    """The sections that the page has, by their identifiers."""
+    anything = context["certified"] or context["attacked"]
+    sections = (
+        ("violations", "Refuted certificates", context["failed"]),
+        ("warnings", "Warnings", context["warnings"]),
+        ("proof", "Claim and assumptions" if context["failed"] else "What was proved", context["certified"]),
+        ("layers", "Proof by layer", context["certified"]),
+        ("accuracy", "Accuracy", anything),
+        ("distance", "Certificate against attack" if context["certified"] else "Distances", context["attacked"]),
+        ("power", "Strength of the audit", context["power"]),
+        ("classes", "Classes", anything),
+        ("attacks", "Attacks", True),
+        ("gallery", "Adversarial examples", context["pictures"]),
+        ("reproduce", "Reproduce", True),
+    )
+    return [(target, text) for target, text, shown in sections if shown]
 
 
 def _accuracies(result: AuditResult, attacked: Sequence[SampleRow]) -> list[AccuracyRow]:
@@ -110,11 +173,26 @@ def _accuracies(result: AuditResult, attacked: Sequence[SampleRow]) -> list[Accu
     ]
 
 
-def _tightest(rows: Sequence[SampleRow]) -> list[SampleRow]:
-    """Refuted certificates first, then by rising ratio; samples without a ratio last."""
-    return sorted(rows, key=lambda row: (not row.violated, math.inf if row.ratio is None else row.ratio, row.index))
+def _tightest(rows: Sequence[SampleRow], *, certified: bool) -> list[SampleRow]:
+    """Refuted certificates first, then by rising ratio, or distance; samples without one last."""
+
+    def rank(row: SampleRow) -> tuple[bool, float, int]:
+        nearness = row.ratio if certified else row.distance
+        return not row.violated, math.inf if nearness is None else nearness, row.index
+
+    return sorted(rows, key=rank)
 
 
-def _setting(value: float | str) -> str:
-    """An attack's parameter as text: numbers short and exact, anything else as it is."""
-    return display.number_key(value) if isinstance(value, float) else str(value)
+def _fragile(classes: Sequence[ClassRow], names: Sequence[str], *, certified: bool) -> str:
+    """Name the three most fragile classes and what most of their adversarial examples are taken for."""
+    ranked = most_fragile(classes, certified=certified)
+    if len(ranked) < 3:
+        return ""
+    parts = []
+    for found in ranked[:3]:
+        measure = f"average radius {rounded_down(found.mean)}"
+        if not certified:
+            measure = f"median distance {rounded_up(found.median_distance)}"
+        into = f", mostly into {figures_classes.class_name(found.turns_into[0][0], names)}" if found.turns_into else ""
+        parts.append(f"{figures_classes.class_name(found.label, names)} ({measure}{into})")
+    return f"Most fragile: {'; '.join(parts)}."

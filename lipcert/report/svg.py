@@ -18,6 +18,12 @@ LINE = "#010205"
 CERTIFIED = "#010206"
 EMPIRICAL = "#010207"
 BAD = "#010208"
+PAPER = "#010209"
+SERIES = ("#01020a", "#01020b", "#01020c", "#01020d", "#01020e", "#01020f")
+
+WIDTH, HEIGHT = 4.8, 3.7
+"""Size of a figure in inches: text is set in points, so a narrow figure stays legible on a phone."""
+_NAME_LENGTH = 22
 
 _PAGE_COLOURS = {
     INK: "var(--ink)",
@@ -26,6 +32,8 @@ _PAGE_COLOURS = {
     CERTIFIED: "var(--certified)",
     EMPIRICAL: "var(--empirical)",
     BAD: "var(--bad)",
+    PAPER: "var(--paper)",
+    **{stand_in: f"var(--series-{number})" for number, stand_in in enumerate(SERIES, start=1)},
 }
 
 _STYLE = {
@@ -88,6 +96,17 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     body = re.sub(r"<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     body = re.sub(r"<[^>]*>", lambda tag: _adapted_tag(tag[0], name), body)
     return Markup('<svg role="img" aria-label="{}" {}>').format(alt, Markup(view_box[0])) + Markup(body)
+
+
+def short(name: str) -> str:
+    r"""A name in one line that leaves room for what is drawn.
+
+    Example:
+        >>> short("a  name of two lines\n and more")
+        'a name of two lines a…'
+    """
+    line = " ".join(name.split())
+    return line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _adapted_tag(tag: str, name: str) -> str:

@@ -18,7 +18,7 @@ from lipcert.harness.result import AuditResult, GalleryItem, SampleRow
 from lipcert.report.document import report_document
 from lipcert.report.page import render_html
 
-COLUMNS = ("index", "label", "prediction", "radius", "distance", "attack", "ratio")
+COLUMNS = ("index", "label", "prediction", "radius", "distance", "attack", "ratio", "adversarial_prediction")
 ADVERSARIAL = "adversarial.safetensors"
 
 
@@ -75,16 +75,18 @@ def samples_table(rows: Sequence[SampleRow]) -> str:
     """One CSV line a test sample, with every digit of every number; empty where there is no distance.
 
     Example:
-        >>> print(samples_table([SampleRow(0, 3, 3, 0.1, distance=0.25, attack="gradient", attacked=True)]), end="")
-        index,label,prediction,radius,distance,attack,ratio
-        0,3,3,0.1,0.25,gradient,2.5
+        >>> print(samples_table([SampleRow(0, 3, 3, 0.1, 0.25, "walk", True, adversarial_prediction=7)]), end="")
+        index,label,prediction,radius,distance,attack,ratio,adversarial_prediction
+        0,3,3,0.1,0.25,walk,2.5,7
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
         numbers = (int(row.index), int(row.label), int(row.prediction))
-        writer.writerow((*numbers, _digits(row.radius), _digits(row.distance), row.attack or "", _digits(row.ratio)))
+        found = (_digits(row.radius), _digits(row.distance), row.attack or "", _digits(row.ratio))
+        became = "" if row.adversarial_prediction is None else int(row.adversarial_prediction)
+        writer.writerow((*numbers, *found, became))
     return buffer.getvalue()
 
 

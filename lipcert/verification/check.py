@@ -52,7 +52,7 @@ def findings(report: str | Path, run: str | Path | None = None) -> Iterator[Find
     """Yield the findings of :func:`verify_report` one by one."""
     path = report_file(Path(report))
     document = read_report(path)
-    finding = finding_of("schema", schema_errors(document), "report.json is what lipcert/report/1 says")
+    finding = finding_of("schema", schema_errors(document), "report.json is what lipcert/report/2 says")
     yield finding
     if not finding.stands:
         return

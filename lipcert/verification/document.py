@@ -14,7 +14,7 @@ from typing import Any
 
 from lipcert.errors import InputError
 
-COLUMNS = ("index", "label", "prediction", "radius", "distance", "attack", "ratio")
+COLUMNS = ("index", "label", "prediction", "radius", "distance", "attack", "ratio", "adversarial_prediction")
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,),
@@ -37,6 +37,7 @@ class Row:
     distance: float | None
     attack: str
     ratio: float | None
+    adversarial_prediction: int | None
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def schema_errors(document: Any) -> tuple[str, ...]:
     """Return what ``report/schema.json`` finds wrong with a document, one sentence each.
 
     Example:
-        >>> schema_errors({"schema": "lipcert/report/1"})[0]
+        >>> schema_errors({"schema": "lipcert/report/2"})[0]
         "the report lacks 'verdict'"
     """
     text = resources.files("lipcert").joinpath("report/schema.json").read_text(encoding="utf-8")
@@ -145,9 +146,10 @@ def _has_type(value: Any, types: str | list[str]) -> bool:
 def _row(number: int, line: list[str]) -> Row:
     if len(line) != len(COLUMNS):
         raise ValueError(f"line {number}: expected {len(COLUMNS)} values, got {len(line)}")
-    index, label, prediction, radius, distance, attack, ratio = line
+    index, label, prediction, radius, distance, attack, ratio, became = line
     try:
-        row = Row(int(index), int(label), int(prediction), float(radius), _optional(distance), attack, _optional(ratio))
+        numbers = (int(index), int(label), int(prediction), float(radius), _optional(distance))
+        row = Row(*numbers, attack, _optional(ratio), int(became) if became else None)
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
     if not 0 <= row.radius < math.inf or (row.distance is not None and not row.distance >= 0):

@@ -49,9 +49,13 @@ def violation_errors(report: Mapping[str, Any], rows: Sequence[Row]) -> Iterator
             yield f"sample {row.index} has ratio {row.ratio}, its distance over its radius is {ratio}"
         if (row.distance is None) != (row.attack == ""):
             yield f"sample {row.index} has distance {row.distance} and attack {row.attack or None}"
+        if (row.distance is None) != (row.adversarial_prediction is None):
+            yield f"sample {row.index} has distance {row.distance} and becomes {row.adversarial_prediction}"
+        if row.adversarial_prediction == row.prediction:
+            yield f"sample {row.index} is said to become {row.prediction}, the class that it has"
     refuted = [row for row in rows if row.distance is not None and row.distance < row.radius]
-    found = [(row.index, row.label, row.radius, row.distance, row.attack) for row in refuted]
-    keys = ("index", "label", "radius", "distance", "attack")
+    found = [_violation(row) for row in refuted]
+    keys = ("index", "label", "radius", "distance", "attack", "adversarial_prediction")
     listed = [tuple(violation[key] for key in keys) for violation in report["violations"]]
     if found != listed:
         indices = [violation[0] for violation in listed]
@@ -59,6 +63,10 @@ def violation_errors(report: Mapping[str, Any], rows: Sequence[Row]) -> Iterator
     verdict = "fail" if refuted else "pass"
     if report["verdict"] != verdict:
         yield f"verdict is {report['verdict']!r}, the rows give {verdict!r}"
+
+
+def _violation(row: Row) -> tuple[int, int, float, float | None, str, int | None]:
+    return row.index, row.label, row.radius, row.distance, row.attack, row.adversarial_prediction
 
 
 def _agree(reported: float | None, recomputed: float | None) -> bool:

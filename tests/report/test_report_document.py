@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from report_cases import realistic_result, refuted_result, tiny_result
+from report_cases import realistic_result, refuted_result, tiny_result, uncertified_result
 
-from lipcert.harness.result import SampleRow
-from lipcert.report import report_document, report_schema
+from lipcert.harness.result import AttackRow, SampleRow
+from lipcert.report import measures, report_document, report_schema
 
 
 def nothing_attacked():
@@ -30,10 +30,24 @@ def numpy_numbers():
 
 
 def realistic():
-    return realistic_result(np.zeros((10, 1, 28, 28), np.float32), np.arange(200) % 10)
+    return realistic_result(np.zeros((12, 1, 28, 28), np.float32), np.arange(200) % 10)
 
 
-CASES = [tiny_result, refuted_result, nothing_attacked, not_finite, numpy_numbers, realistic]
+def odd_settings():
+    parameters = {"norm": "l2", "steps": np.int64(3), "rate": math.inf, "early": True, "start": None}
+    return tiny_result(attacks=(AttackRow("walk", parameters, 3, 1.0, 1.0, 0, 0.5, 60, 0, won=2),))
+
+
+CASES = [
+    tiny_result,
+    refuted_result,
+    uncertified_result,
+    nothing_attacked,
+    not_finite,
+    numpy_numbers,
+    odd_settings,
+    realistic,
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -57,7 +71,7 @@ def objects_with_keys(schema, path=()):
 
 def test_schema_requires_every_key_and_allows_no_other():
     found = list(objects_with_keys(report_schema()))
-    assert len(found) == 11
+    assert len(found) == 15
     for path, schema in found:
         assert schema["required"] == list(schema["properties"]), path
         assert schema["additionalProperties"] is False, path
@@ -73,8 +87,9 @@ def dictionaries(value):
 def test_schema_rejects_a_document_with_any_fixed_key_missing():
     validator = Draft202012Validator(report_schema())
     document = report_document(refuted_result())
-    free_keys = {"environment", "certified_accuracy", "empirical_accuracy"}
+    free_keys = {"environment", "certified_accuracy", "empirical_accuracy", "parameters", "share_refuted"}
     free = [found for whole in dictionaries(document) for key, found in whole.items() if key in free_keys]
+    free = [found for found in free if isinstance(found, dict)]  # a model has a number of parameters
     checked = 0
     for position, whole in enumerate(dictionaries(document)):
         for key in () if whole in free else whole:
@@ -86,7 +101,7 @@ def test_schema_rejects_a_document_with_any_fixed_key_missing():
 
 
 @pytest.mark.parametrize(
-    "change", [{"verdict": "maybe"}, {"clean_accuracy": 1.1}, {"schema": "lipcert/report/2"}, {"extra": 1}]
+    "change", [{"verdict": "maybe"}, {"clean_accuracy": 1.1}, {"schema": "lipcert/report/1"}, {"extra": 1}]
 )
 def test_schema_rejects_wrong_values(change):
     document = report_document(tiny_result()) | change
@@ -102,13 +117,66 @@ def test_numbers_worked_out_by_hand():
     # attacked: broken at 1.0, broken at 1.0, never broken
     assert document["empirical_accuracy"] == {"0.25": 1.0, "0.5": 1.0, "1": 1 / 3}
     assert document["tightness"] == {"median_ratio": 3.0}
+    curve = document["power"].pop("curve")
     assert document["power"] == {
+        "certificates": 3,
+        "strength": "weak",
         "smallest_refuted_inflation": 2.0,
-        "share_refuted": {"1.5": 0.0, "2": 0.0, "3": 1 / 3, "5": 2 / 3},
+        "median_refuted_inflation": 4.0,
+        "share_refuted": {"1.1": 0.0, "1.3": 0.0, "1.5": 0.0, "2": 0.0, "3": 1 / 3, "5": 2 / 3},
     }
+    assert [curve["refuted"][curve["inflation"].index(factor)] for factor in (1, 2, 2.05, 4, 4.05)] == [
+        *(0, 0, 1 / 3, 1 / 3, 2 / 3)
+    ]
+    assert document["attacked"] == {"samples": 3, "successes": 2}
     assert document["verdict"] == "pass"
     assert document["violations"] == []
     assert document["data"]["samples"] == 5
+
+
+def test_attacks_have_their_settings_and_how_often_they_were_nearest():
+    first, second = report_document(tiny_result())["attacks"]
+    assert (first["parameters"], first["won"]) == ({"steps": 40, "rate": 0.1}, 1)
+    assert (second["parameters"], second["won"]) == ({"start": "noise"}, 1)
+    [odd] = report_document(odd_settings())["attacks"]
+    assert odd["parameters"] == {"norm": "l2", "steps": 3, "rate": "inf", "early": True, "start": "None"}
+
+
+def test_classes_worked_out_by_hand():
+    cat, dog, emu = report_document(tiny_result())["classes"]
+    assert cat == {
+        "label": 0,
+        "samples": 2,
+        "clean_accuracy": 1.0,
+        "average_certified_radius": 0.25,
+        "attacked": 1,
+        "median_distance": 1.0,
+        "median_ratio": 2.0,
+        "turns_into": [{"label": 1, "samples": 1}],
+    }
+    assert (dog["clean_accuracy"], dog["attacked"], dog["median_ratio"]) == (0.5, 1, 4.0)
+    assert dog["turns_into"] == [{"label": 2, "samples": 1}]
+    assert (emu["attacked"], emu["median_distance"], emu["turns_into"]) == (1, None, [])
+
+
+def test_curves_agree_with_the_accuracies_at_their_budgets():
+    result = realistic()
+    curves = report_document(result)["curves"]
+    assert curves["epsilon"][0] == 0
+    assert curves["epsilon"][-1] >= max(result.epsilons)
+    for epsilon, certified, empirical in list(zip(*curves.values(), strict=True))[::10]:
+        # one minus a quotient against the quotient of the rest: equal up to the rounding of one subtraction
+        assert certified == pytest.approx(measures.certified_accuracy(result.rows, epsilon), abs=1e-15)
+        assert empirical == pytest.approx(measures.empirical_accuracy(result.rows, epsilon), abs=1e-15)
+
+
+def test_a_network_without_certificates_has_neither_bound_nor_power():
+    document = report_document(uncertified_result())
+    assert document["certificates"]["rule"] == "none"
+    assert document["lipschitz"] == {"upper_bound": None, "layers": []}
+    assert (document["power"]["certificates"], document["power"]["strength"]) == (0, None)
+    assert document["power"]["curve"]["refuted"] is None
+    assert document["empirical_accuracy"] == {"0.25": 1.0, "0.5": 1.0, "1": 1 / 3}
 
 
 def test_accuracy_at_zero_epsilon_is_the_clean_accuracy():
@@ -137,7 +205,11 @@ def test_what_is_not_finite_is_null():
 def test_a_refuted_certificate_fails_the_audit_and_is_listed():
     document = report_document(refuted_result())
     assert document["verdict"] == "fail"
-    assert document["violations"] == [{"index": 3, "label": 1, "radius": 2.0, "distance": 1.5, "attack": "walk"}]
+    [violation] = document["violations"]
+    assert violation == {
+        **{"index": 3, "label": 1, "radius": 2.0, "distance": 1.5, "attack": "walk"},
+        "adversarial_prediction": 2,
+    }
     assert document["power"]["smallest_refuted_inflation"] == 0.75
     assert document["warnings"] == []
 

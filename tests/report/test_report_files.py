@@ -38,19 +38,29 @@ def test_all_files_are_written(tmp_path):
 def test_table_has_every_row_with_every_digit(tmp_path):
     radius, distance = 0.1 + 0.2, 2 / 3
     rows = (
-        SampleRow(7, 1, 1, np.float64(radius), distance=distance, attack='walk, "slow"', attacked=True),
+        SampleRow(7, 1, 1, np.float64(radius), distance, 'walk, "slow"', attacked=True, adversarial_prediction=0),
         SampleRow(8, 0, 2, 0.0, attacked=True),
         SampleRow(9, 0, 0, 1e-17),
     )
     write_report(tiny_result(rows=rows), tmp_path)
     with (tmp_path / "samples.csv").open(newline="") as file:
         first, second, third = csv.DictReader(file)
-    assert list(first) == ["index", "label", "prediction", "radius", "distance", "attack", "ratio"]
+    assert list(first) == [
+        "index",
+        "label",
+        "prediction",
+        "radius",
+        "distance",
+        "attack",
+        "ratio",
+        "adversarial_prediction",
+    ]
     assert (first["index"], first["label"], first["prediction"]) == ("7", "1", "1")
     assert (float(first["radius"]), float(first["distance"])) == (radius, distance)
     assert float(first["ratio"]) == distance / radius
     assert first["attack"] == 'walk, "slow"'
-    assert (second["distance"], second["attack"], second["ratio"]) == ("", "", "")
+    assert first["adversarial_prediction"] == "0"
+    assert [second[name] for name in ("distance", "attack", "ratio", "adversarial_prediction")] == [""] * 4
     assert float(third["radius"]) == 1e-17
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from report_cases import realistic_result
 
+from lipcert.harness.result import SampleRow
 from lipcert.report import measures
 
 
@@ -39,20 +40,27 @@ def test_the_average_radius_is_the_area_under_certified_accuracy(rows):
     assert measures.average_certified_radius(rows) == pytest.approx(area, abs=1e-9)
 
 
-def test_class_means_average_to_the_average_radius(rows):
-    classes = measures.radii_by_class(rows)
-    total = sum(found.mean * found.samples for found in classes)
-    assert sum(found.samples for found in classes) == len(rows)
-    assert total / len(rows) == pytest.approx(measures.average_certified_radius(rows), abs=1e-9)
+def test_curves_are_the_accuracies_at_every_budget(rows):
+    attacked = measures.attacked_rows(rows)
+    exact = [row.radius for row in rows[:9]] + [row.distance for row in attacked[:9] if row.distance is not None]
+    budgets = np.array([0.0, 0.3, 1.0, 50.0, *exact])
+    for budget, certified, empirical in zip(
+        budgets, measures.certified_curve(rows, budgets), measures.empirical_curve(attacked, budgets), strict=True
+    ):
+        # one minus a quotient against the quotient of the rest: equal up to the rounding of one subtraction
+        assert certified == pytest.approx(measures.certified_accuracy(rows, budget), abs=1e-15)
+        assert empirical == pytest.approx(measures.empirical_accuracy(rows, budget), abs=1e-15)
 
 
-def test_class_quantiles_are_lower_quantiles_with_zeros_for_wrong_samples(rows):
-    for found in measures.radii_by_class(rows):
-        radii = [row.radius * (row.prediction == row.label) for row in rows if row.label == found.label]
-        assert found.quantiles == tuple(np.quantile(radii, measures.QUANTILES, method="lower"))
+def test_curves_end_past_every_radius_and_epsilon_but_not_at_the_farthest_distance():
+    rows = [SampleRow(i, 0, 0, 0.5, distance=1 + i / 1000, attacked=True) for i in range(200)]
+    far = [*rows, SampleRow(200, 0, 0, 0.5, distance=1e6, attacked=True)]
+    assert 1 < measures.longest_budget(far, (0.25,)) < 1.2
+    assert measures.longest_budget(far, (3.0,)) == 3
+    assert measures.longest_budget([*far, SampleRow(201, 0, 0, 7.0)], ()) == 7
+    assert measures.longest_budget([SampleRow(0, 0, 0, float("inf"))], ()) == 1
 
 
 def test_no_rows_give_no_numbers():
     assert measures.clean_accuracy([]) is None
     assert measures.average_certified_radius([]) is None
-    assert measures.radii_by_class([]) == ()
