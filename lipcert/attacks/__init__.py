@@ -1,8 +1,39 @@
 """Attacks: they search for adversarial examples, and nothing that they claim is believed unchecked."""
 
+from lipcert.attacks.autoattack import AutoAttack
 from lipcert.attacks.base import Attack, Findings, Outcome
+from lipcert.attacks.boundary import BoundaryAttack
+from lipcert.attacks.boundary_walk import BoundaryWalk
 from lipcert.attacks.carlini_wagner import CarliniWagner
+from lipcert.attacks.ddn import DecoupledDirection
+from lipcert.attacks.deepfool import DeepFool
+from lipcert.attacks.fmn import FastMinimumNorm
+from lipcert.attacks.hop_skip_jump import HopSkipJump
+from lipcert.attacks.patch import AdversarialPatch
+from lipcert.attacks.projected_gradient import ProjectedGradient
+from lipcert.attacks.single_step import FastGradient
+from lipcert.attacks.square import SquareAttack
 from lipcert.attacks.task import Norm, Task
 from lipcert.attacks.verify import Verified, verify
 
-__all__ = ["Attack", "CarliniWagner", "Findings", "Norm", "Outcome", "Task", "Verified", "verify"]
+__all__ = [
+    "AdversarialPatch",
+    "Attack",
+    "AutoAttack",
+    "BoundaryAttack",
+    "BoundaryWalk",
+    "CarliniWagner",
+    "DecoupledDirection",
+    "DeepFool",
+    "FastGradient",
+    "FastMinimumNorm",
+    "Findings",
+    "HopSkipJump",
+    "Norm",
+    "Outcome",
+    "ProjectedGradient",
+    "SquareAttack",
+    "Task",
+    "Verified",
+    "verify",
+]
