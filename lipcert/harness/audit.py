@@ -156,7 +156,7 @@ def run_audit(
         if end == "time" and not any(row.attacked for row in ledger.rows):
             raise InputError(f"expected more than {clock.elapsed:.2g} s, which is what certification alone takes")
         result = _result(network, ledger, epsilons=accuracies, subject=names, workplace=workplace)
-        result = replace(result, warnings=(*_END_WARNINGS.get(end, ()), *doubts, *result.warnings))
+        result = replace(result, warnings=(*_END_WARNINGS.get(end, ()), *_left_out(rounds), *doubts, *result.warnings))
     finally:
         journal.close()
     if end == "interrupted":
@@ -252,6 +252,10 @@ def _result(
         gallery=ledger.gallery(),
         warnings=checks_after(ledger, classes=classes),
     )
+
+
+def _left_out(rounds: Rounds) -> tuple[str, ...]:
+    return tuple(f"{name} was left out, as it could not be run: {reason}." for name, reason in rounds.left_out.items())
 
 
 _END_WARNINGS: dict[End, tuple[str, ...]] = {

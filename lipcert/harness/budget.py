@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lipcert.attacks
-from lipcert.attacks import Attack, CarliniWagner
+from lipcert.attacks import (
+    Attack,
+    AutoAttack,
+    BoundaryAttack,
+    BoundaryWalk,
+    CarliniWagner,
+    DecoupledDirection,
+    DeepFool,
+    FastMinimumNorm,
+    HopSkipJump,
+    SquareAttack,
+)
 from lipcert.errors import InputError
 from lipcert.harness.selection import WHICH, Which
 
 CHUNK = 100  # samples attacked at a time: what a kill can lose
+LEAST = 10  # samples of a share, in the budgets below
 
 Epsilons = Sequence[float]
 
@@ -25,8 +37,10 @@ class Stage:
         which: ``"all"`` samples of the audit, the ``"certified"`` ones, or the ``"missed"`` ones, for which no
             adversarial example is known.
         share: how much of them, those with the smallest distance over radius.
+        least: samples that a share has in any case, if there are so many.
         epsilon: budget of the attack; samples that have an adversarial example within it are left out.
         chunk: samples attacked at a time.
+        optional: whether an attack that cannot be run on this network is left out, with a warning.
 
     Raises:
         InputError: a setting is out of range, or the attack needs a budget and has none.
@@ -35,8 +49,10 @@ class Stage:
     attack: Attack
     which: Which = "all"
     share: float = 1.0
+    least: int = 1
     epsilon: float | None = None
     chunk: int = CHUNK
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if self.which not in WHICH:
@@ -47,8 +63,9 @@ class Stage:
             raise InputError(f"expected a finite epsilon > 0, got {self.epsilon:g}")
         if self.epsilon is None and self.attack.fixed_budget:
             raise InputError(f"expected an epsilon for {self.attack.name}, got none")
-        if self.chunk < 1:
-            raise InputError(f"expected chunks of at least one sample, got {self.chunk}")
+        for setting in ("least", "chunk"):
+            if getattr(self, setting) < 1:
+                raise InputError(f"expected {setting} >= 1, got {getattr(self, setting)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +94,61 @@ class Budget:
 
 
 def quick(epsilons: Epsilons) -> Budget:
-    """A first look: one image a class."""
-    return Budget("quick", (Stage(CarliniWagner()),), everything=False)
+    """A first look: one image a class, by the attacks that come nearest and by one that shares nothing with them."""
+    attacks = (BoundaryWalk(restarts=2), DeepFool(), DecoupledDirection(), FastMinimumNorm(), CarliniWagner())
+    return Budget("quick", tuple(Stage(attack, optional=True) for attack in attacks), everything=False)
 
 
 def standard(epsilons: Epsilons) -> Budget:
-    """Every sample once by what is cheap, then the ones closest to refutation by what digs deeper."""
-    return Budget("standard", (Stage(CarliniWagner()),))
+    """Every sample once by what comes near at little cost, then the closest calls by what digs deeper."""
+    stages = (
+        Stage(BoundaryWalk(), optional=True),
+        Stage(FastMinimumNorm(), "missed", optional=True),
+        *_closest_calls(),
+        _some(CarliniWagner(), 0.001),
+    )
+    return Budget("standard", stages)
 
 
 def thorough(epsilons: Epsilons) -> Budget:
-    """Every attack there is, on as many samples as its cost allows."""
-    return Budget("thorough", (Stage(CarliniWagner()),))
+    """Every attack there is, on as many samples as its cost allows: those without gradients on a few."""
+    budgets = sorted(epsilon for epsilon in epsilons if epsilon > 0)
+    stages = (
+        *(
+            Stage(attack, optional=True)
+            for attack in (
+                BoundaryWalk(),
+                BoundaryWalk(rivals=9, steps=30, restarts=5),
+                DeepFool(),
+                DecoupledDirection(steps=300),
+                FastMinimumNorm(steps=300),
+            )
+        ),
+        _some(CarliniWagner(binary_search_steps=6, steps=1000), 0.01),
+        *(_some(AutoAttack(), 0.02, epsilon) for epsilon in budgets),
+        *(_some(SquareAttack(), 0.005, epsilon) for epsilon in budgets),
+        _some(HopSkipJump(), 0.005),
+        _some(BoundaryAttack(), 0.005),
+    )
+    return Budget("thorough", stages)
+
+
+def timed(epsilons: Epsilons, seconds: float) -> Budget:
+    """The first look of the standard budget at every sample; then the closest calls, again and again."""
+    stages, again = standard(epsilons).stages, _closest_calls()
+    return Budget(f"{seconds:g} s", stages, seconds=seconds, again=again)
+
+
+def _closest_calls() -> tuple[Stage, ...]:
+    return (
+        _some(BoundaryWalk(rivals=9, steps=20, restarts=2), 0.2),
+        _some(FastMinimumNorm(), 0.05),
+        _some(DecoupledDirection(), 0.05),
+    )
+
+
+def _some(attack: Attack, share: float, epsilon: float | None = None) -> Stage:
+    return Stage(attack, share=share, least=LEAST, epsilon=epsilon, optional=True)
 
 
 BUDGETS: Mapping[str, Callable[[Epsilons], Budget]] = {"quick": quick, "standard": standard, "thorough": thorough}
@@ -125,7 +185,7 @@ def budget_of(
         stages = again = _asked_for(attacks, epsilons, norm)
     if not stages:
         raise InputError(f"expected at least one attack in {norm or 'any'} norm, got none")
-    return Budget(budget.name, stages, budget.everything, budget.seconds, again)
+    return replace(budget, stages=stages, again=again)
 
 
 def attack_classes() -> dict[str, type[Attack]]:
@@ -149,8 +209,7 @@ def _named(wanted: str | float, epsilons: Epsilons) -> Budget:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise InputError(f"expected a budget among {', '.join(BUDGETS)}, or a number of seconds, got {wanted}")
-    first, then = standard(epsilons), thorough(epsilons)
-    return Budget(f"{seconds:g} s", first.stages, True, seconds, then.stages)
+    return timed(epsilons, seconds)
 
 
 def _able(stages: Sequence[Stage], norm: str | None) -> tuple[Stage, ...]:

@@ -58,9 +58,7 @@ def _weakness(rows: Sequence[SampleRow]) -> list[str]:
     if share > 0:
         return [f"Weak audit: radii too large by a factor of {WEAK:g} would have been refuted {noticed} only."]
     least = strength.smallest
-    why = (
-        "no adversarial example was found" if least is None else f"the first refutation is at a factor of {least:.3g}"
-    )
+    why = "no adversarial example was found" if least is None else f"the first refutation is at a factor of {least:.3g}"
     return [f"Weak audit: radii too large by a factor of {WEAK:g} would not have been refuted anywhere; {why}."]
 
 

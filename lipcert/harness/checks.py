@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from lipcert.certificates import Certificate
 from lipcert.data import ImageSet
@@ -29,10 +30,21 @@ def checks_before(
         certificate: of the split.
         device: where to look.
     """
-    chosen = torch.tensor([samples[(len(samples) * number) // LOOKED_AT] for number in range(LOOKED_AT)]).unique()
+    chosen = spread(samples, LOOKED_AT)
     constant = certificate.lipschitz_upper_bound if certificate.norm == "l2" else math.inf
     inputs, labels = images.inputs(chosen).to(device), certificate.prediction[chosen].to(device)
     return trust_checks(network, inputs, labels, lipschitz_upper_bound=constant)
+
+
+def spread(samples: Sequence[int], count: int) -> Tensor:
+    """Return at most so many of the samples, evenly spread.
+
+    Example:
+        >>> spread([7, 8, 9, 10], 2).tolist(), spread([7, 8], 5).tolist()
+        ([7, 9], [7, 8])
+    """
+    few = min(count, len(samples))
+    return torch.tensor([samples[(len(samples) * number) // few] for number in range(few)])
 
 
 def checks_after(ledger: Ledger, *, classes: int) -> tuple[str, ...]:

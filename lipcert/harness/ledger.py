@@ -77,6 +77,7 @@ class Tally:
 
     Attributes:
         found: per sample the smallest distance of its examples; infinite where it found none.
+        components: where it is made of several attacks, how many examples each of them found.
         violations: number of its examples that refute a certificate.
         seconds: wall-clock time.
         forward_passes: images pushed forward.
@@ -84,6 +85,7 @@ class Tally:
     """
 
     found: dict[int, float] = field(default_factory=dict)
+    components: Counter[str] = field(default_factory=Counter)
     violations: int = 0
     seconds: float = 0.0
     forward_passes: int = 0
@@ -144,6 +146,7 @@ class Ledger:
             round=place.round,
             chunk=place.chunk,
             attack=attack,
+            winners=_winners(outcome, len(samples)),
             samples=tuple(samples),
             distances=tuple(distances),
             classes=tuple(found.prediction.tolist()),
@@ -161,6 +164,7 @@ class Ledger:
         tally = self.tallies.setdefault(setting, Tally())
         for sample, distance in zip(record.samples, record.distances, strict=True):
             tally.found[sample] = min(distance, tally.found.get(sample, math.inf))
+        tally.components.update(winner for winner in record.winners if winner is not None)
         tally.violations += sum(record.violated)
         tally.seconds += record.seconds
         tally.forward_passes += record.forward_passes
@@ -175,7 +179,7 @@ class Ledger:
             self.rows[sample] = replace(
                 self.rows[sample],
                 distance=record.distances[number],
-                attack=record.attack,
+                attack=record.finder(number),
                 violated=record.violated[number],
                 adversarial_prediction=record.classes[number],
             )
@@ -229,7 +233,14 @@ def _attack_row(setting: Setting, tally: Tally, *, won: int) -> AttackRow:
         forward_passes=tally.forward_passes,
         backward_passes=tally.backward_passes,
         won=won,
+        components=dict(tally.components),
     )
+
+
+def _winners(outcome: Outcome, samples: int) -> tuple[str | None, ...]:
+    said = outcome.details.get("winner", (None,) * samples)
+    success = outcome.verified.success.tolist()
+    return tuple(str(name) if name is not None and found else None for name, found in zip(said, success, strict=True))
 
 
 def _is_nearer(distance: float, row: SampleRow, *, violated: bool) -> bool:

@@ -29,6 +29,7 @@ class ChunkRecord:
         round: number of the round that the chunk belongs to.
         chunk: its number in the round.
         attack: name of the attack.
+        winners: where the attack is made of several, the one that found each sample's example; else None throughout.
         samples: M positions in the split.
         distances: distance of the verified adversarial example of each sample; infinite without one.
         classes: class of that example.
@@ -44,6 +45,7 @@ class ChunkRecord:
     round: int
     chunk: int
     attack: str
+    winners: tuple[str | None, ...]
     samples: tuple[int, ...]
     distances: tuple[float, ...]
     classes: tuple[int, ...]
@@ -55,12 +57,18 @@ class ChunkRecord:
     backward_passes: int
     elapsed: float
 
+    def finder(self, number: int) -> str:
+        """Return the name of what found a sample's example, for its row."""
+        winner = self.winners[number]
+        return self.attack if winner is None else f"{self.attack} ({winner})"
+
     def document(self) -> dict[str, Any]:
         """Return all but the examples as JSON values, every digit kept."""
         return {
             "round": self.round,
             "chunk": self.chunk,
             "attack": self.attack,
+            "winners": self.winners,
             "samples": self.samples,
             "distances": [distance if math.isfinite(distance) else None for distance in self.distances],
             "classes": self.classes,
@@ -79,15 +87,17 @@ def record_of(document: Mapping[str, Any], examples: Examples) -> ChunkRecord:
     Example:
         >>> import numpy as np
         >>> nothing = np.zeros((0, 1, 2, 2), dtype=np.float32)
-        >>> record = ChunkRecord(0, 1, "a", (7, 8), (0.1, math.inf), (3, 0), (True, False), (), nothing, 1.0, 9, 8, 2.5)
+        >>> record = ChunkRecord(0, 1, "a", (None, "b"), (7, 8), (math.inf, 0.1), (3, 0), (False, True), (), nothing,
+        ...     1.0, 9, 8, 2.5)
         >>> again = record_of(record.document(), nothing)
         >>> again.document() == record.document(), again.distances
-        (True, (0.1, inf))
+        (True, (inf, 0.1))
     """
     return ChunkRecord(
         round=document["round"],
         chunk=document["chunk"],
         attack=document["attack"],
+        winners=tuple(document["winners"]),
         samples=tuple(document["samples"]),
         distances=tuple(math.inf if distance is None else distance for distance in document["distances"]),
         classes=tuple(document["classes"]),

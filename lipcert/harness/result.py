@@ -6,7 +6,7 @@ The harness fills them, the report renders them. Distances and radii are L2, in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ class SampleRow:
         radius: certified radius, 0 where nothing is certified.
         distance: L2 distance of the best verified adversarial example, rounded up; None if no attack was run on this
             sample or none succeeded.
-        attack: name of the attack that found it.
+        attack: name of the attack that found it, with the component in brackets if it is made of several.
         attacked: whether any attack was run on this sample.
         violated: whether a verified adversarial example lies strictly inside the certified radius.
         adversarial_prediction: class that the deployed network gives to the best adversarial example.
@@ -68,6 +68,7 @@ class AttackRow:
         forward_passes: images pushed forward through the network.
         backward_passes: images pushed backward.
         won: number of samples whose nearest adversarial example it found.
+        components: where it is made of several attacks, how many of its examples each of them found, by name.
     """
 
     name: str
@@ -80,6 +81,7 @@ class AttackRow:
     forward_passes: int
     backward_passes: int
     won: int = 0
+    components: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

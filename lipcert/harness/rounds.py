@@ -42,6 +42,7 @@ class Rounds:
         seed: of everything random.
         interrupts: how Ctrl-C is taken.
         failure: what the file system said when it refused a record.
+        left_out: optional attacks that could not be run, and why.
     """
 
     network: nn.Module
@@ -52,6 +53,7 @@ class Rounds:
     seed: int = 0
     interrupts: Interrupts = field(default_factory=Interrupts)
     failure: OSError | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
     _known: dict[tuple[int, int], tuple[ChunkRecord, int]] = field(default_factory=dict)
     _last_turn: float = 0.0
 
@@ -73,7 +75,12 @@ class Rounds:
         with self.interrupts.handled(), Progress(work, seconds=budget.seconds, shown=self.team.leads) as progress:
             for number, stage in enumerate(budget.rounds()):
                 chosen = most_promising(
-                    self.ledger.rows, samples, which=stage.which, share=stage.share, epsilon=stage.epsilon
+                    self.ledger.rows,
+                    samples,
+                    which=stage.which,
+                    share=stage.share,
+                    least=stage.least,
+                    epsilon=stage.epsilon,
                 )
                 idle = 0 if chosen else idle + 1
                 if idle > len(budget.stages) + len(budget.again):
@@ -87,6 +94,8 @@ class Rounds:
         progress.begin(stage.attack.name)
         self._last_turn = 0.0
         left: list[Chunk] = []
+        if stage.attack.name in self.left_out:
+            chosen = ()
         for place, samples in enumerate(chunks(chosen, stage.chunk)):
             if (number, place) in self._known:
                 self._enter_known(stage, number, place, samples)
@@ -101,6 +110,8 @@ class Rounds:
             end = self._turn(number, stage, turn, work=share, progress=progress)
             if end != "done":
                 return end
+            if stage.attack.name in self.left_out:
+                break
         if not left:
             progress.finish(work, self.ledger.rows, self.clock.elapsed)
         return "done"
@@ -108,15 +119,17 @@ class Rounds:
     def _turn(self, number: int, stage: Stage, turn: Sequence[Chunk], *, work: float, progress: Progress) -> End:
         begun = self.clock.elapsed
 
-        def attack(chunk: Chunk) -> ChunkRecord | None:
+        def attack(chunk: Chunk) -> ChunkRecord | str | None:
             return self._attack(number, stage, *chunk, work=work, progress=progress)
 
-        records = self.team.in_turn(turn, attack)
+        results = self.team.in_turn(turn, attack)
         self._last_turn = self.clock.elapsed - begun
-        for record in records:
-            if record is not None and self.failure is None:
-                self._enter_new(stage, record)
-        if None in records:
+        for result in results:
+            if isinstance(result, str):
+                self.left_out[stage.attack.name] = result
+            elif result is not None and self.failure is None:
+                self._enter_new(stage, result)
+        if None in results:
             end = self._end()
             return self.team.agreed("time" if end == "done" else end)
         progress.finish(work, self.ledger.rows, self.clock.elapsed)
@@ -132,8 +145,8 @@ class Rounds:
 
     def _attack(
         self, number: int, stage: Stage, place: int, samples: tuple[int, ...], *, work: float, progress: Progress
-    ) -> ChunkRecord | None:
-        """Attack one chunk; None if that was broken off."""
+    ) -> ChunkRecord | str | None:
+        """Attack one chunk; None if that was broken off, a reason if the attack may be left out and cannot be run."""
         ledger, device = self.ledger, self.team.device
         where = torch.tensor(samples)
         certificate = ledger.certificate
@@ -152,7 +165,8 @@ class Rounds:
                     norm=norm_of(certificate),
                     epsilon=stage.epsilon,
                     radius=radius,
-                    start=ledger.nearest(samples).to(device),
+                    # What black boxes find has to be their own, to be compared with what gradients found.
+                    start=None if stage.attack.black_box else ledger.nearest(samples).to(device),
                     seed=seed_of(self.seed, number, place),
                     on_forward=on_forward,
                 )
@@ -161,6 +175,10 @@ class Rounds:
             return None
         except TimeUp:
             return None
+        except (InputError, RuntimeError) as error:  # too few classes, no gradients, odd sizes
+            if not stage.optional:
+                raise
+            return " ".join(str(error).split())
         place_of = Place(number, place, self.clock.elapsed)
         return ledger.record(samples, outcome, attack=stage.attack.name, place=place_of)
 
@@ -198,6 +216,6 @@ def _expected_work(stage: Stage, samples: int) -> float:
     """Return how many images an attack will push forward, as far as can be told before."""
     if stage.which == "missed":
         return 0.0
-    expected = max(1, round(stage.share * samples))
+    expected = min(samples, max(stage.least, round(stage.share * samples)))
     known = stage.attack.forward_budget(expected)
     return float(UNKNOWN_COST * expected if known is None else known)

@@ -59,6 +59,7 @@ def most_promising(
     *,
     which: Which = "all",
     share: float = 1.0,
+    least: int = 1,
     epsilon: float | None = None,
 ) -> list[int]:
     """Return the samples on which an attack is worth its passes, those first where refutation is most likely.
@@ -72,6 +73,7 @@ def most_promising(
         positions: samples to choose from.
         which: all of them, those with a radius above 0, or those without an adversarial example.
         share: how much of them, rounded up.
+        least: how many in any case, if there are so many.
         epsilon: leaves out what has an adversarial example within it.
 
     Returns:
@@ -86,7 +88,7 @@ def most_promising(
     wanted = _WANTED[which]
     chosen = [place for place in positions if wanted(rows[place]) and _stands_at(rows[place], epsilon)]
     ranked = sorted(chosen, key=lambda place: _promise(rows[place]))
-    return ranked[: math.ceil(share * len(ranked))]
+    return ranked[: max(least, math.ceil(share * len(ranked)))]
 
 
 def chunks(positions: Sequence[int], size: int) -> list[tuple[int, ...]]:

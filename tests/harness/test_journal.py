@@ -18,7 +18,17 @@ def record(number, kept=(0, 2)):
     distances = (0.1 + number / 3, math.inf, 1e-300)
     cost = {"seconds": 0.1 + number, "forward_passes": 9, "backward_passes": 8, "elapsed": 2.5 * number}
     return ChunkRecord(
-        0, number, "attack", (7, 3, number), distances, (1, 0, 2), (True, False, False), kept, examples, **cost
+        0,
+        number,
+        "attack",
+        ("part", None, None),
+        (7, 3, number),
+        distances,
+        (1, 0, 2),
+        (True, False, False),
+        kept,
+        examples,
+        **cost,
     )
 
 

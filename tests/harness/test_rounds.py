@@ -16,7 +16,7 @@ import torch
 from linear_problem import linear_problem
 from straight_attack import Straight
 
-from lipcert.attacks import Attack
+from lipcert.attacks import Attack, Findings
 from lipcert.certificates import certify
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
@@ -135,6 +135,46 @@ def test_a_fixed_budget_spares_what_has_fallen(seen):
 def test_the_missed_are_attacked_again(seen):
     stages = (Stage(Blind(), epsilon=1.0), Stage(Straight(), "missed"), Stage(Blind(), "missed", epsilon=1.0))
     assert [attack.samples for attack in audit(Budget("three", stages)).attacks] == [17, 17]
+
+
+@dataclass(frozen=True)
+class Ensemble(Straight):
+    """Says which of its parts found an example."""
+
+    name = "ensemble"
+
+    def run(self, model, task):
+        winners = tuple("left" if number % 2 else "right" for number in range(len(task.inputs)))
+        candidates = super().run(model, task)
+        candidates[0] = task.inputs[0]
+        return Findings(candidates, {"winner": winners})
+
+
+def test_which_part_of_an_attack_won_is_told():
+    result = audit(Budget("one", (Stage(Ensemble(), chunk=20),)))
+    assert [row.attack for row in result.rows] == [None, *["ensemble (left)", "ensemble (right)"] * 8]
+    assert result.attacks[0].components == {"left": 8, "right": 8}
+    assert result.attacks[0].won == 16
+
+
+@dataclass(frozen=True)
+class Impossible(Attack):
+    """Cannot be run on this network."""
+
+    name = "impossible"
+
+    def run(self, model, task):
+        raise InputError("expected 5 classes, got 4")
+
+
+def test_an_optional_attack_that_cannot_be_run_is_left_out_and_named():
+    stages = (Stage(Impossible(), chunk=2, optional=True), Stage(Straight()), Stage(Impossible(), optional=True))
+    result = audit(Budget("three", stages))
+    assert [attack.name for attack in result.attacks] == ["straight"]
+    said = "impossible was left out, as it could not be run: expected 5 classes, got 4."
+    assert [warning for warning in result.warnings if "impossible" in warning] == [said]
+    with pytest.raises(InputError, match="expected 5 classes"):
+        audit(Budget("one", (Stage(Impossible()),)))
 
 
 class Killed(BaseException):

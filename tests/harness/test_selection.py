@@ -45,6 +45,7 @@ def test_the_order_does_not_depend_on_how_the_samples_are_handed_in_unless_nothi
         ({"which": "missed"}, [0, 6, 5]),
         ({"share": 0.25}, [7, 4]),
         ({"share": 0.3}, [7, 4, 1]),
+        ({"share": 0.1, "least": 3}, [7, 4, 1]),
         ({"epsilon": 0.6}, [7, 1, 0, 6, 5]),
         ({"which": "certified", "share": 0.5, "epsilon": 0.5}, [7, 4, 1]),
     ],
@@ -67,11 +68,12 @@ def test_all_refutations_are_shown_and_the_closest_calls():
 def test_seconds_first_look_at_all_and_then_go_round():
     budget = budget_of(5, epsilons=[0.5])
     assert (budget.seconds, budget.everything) == (5.0, True)
-    standard, thorough = (budget_of(name, epsilons=[0.5]) for name in ("standard", "thorough"))
+    standard = budget_of("standard", epsilons=[0.5])
     rounds = budget.rounds()
     assert tuple(next(rounds) for _ in standard.stages) == standard.stages
     for _ in range(2):
-        assert tuple(next(rounds) for _ in thorough.stages) == thorough.stages
+        assert tuple(next(rounds) for _ in budget.again) == budget.again
+    assert set(budget.again) <= set(standard.stages)
 
 
 @pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
@@ -127,7 +129,8 @@ def test_unusable_budgets_are_refused(fixed, free):
         ({"share": 1.5}, "share above 0 and at most 1, got 1.5"),
         ({"epsilon": 0.0}, "finite epsilon > 0, got 0"),
         ({"epsilon": float("nan")}, "finite epsilon > 0, got nan"),
-        ({"chunk": 0}, "at least one sample, got 0"),
+        ({"chunk": 0}, "chunk >= 1, got 0"),
+        ({"least": 0}, "least >= 1, got 0"),
     ],
 )
 def test_unusable_stages_are_refused(free, setting, message):
