@@ -9,7 +9,10 @@ from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MISSING = "needs Chromium (Debian: apt-get install chromium); what needs no browser is tested on the HTML itself"
-OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+    *("--no-first-run", "--disable-background-networking"),
+)
 KEYS = {"Tab": 9, "Enter": 13, " ": 32}
 
 

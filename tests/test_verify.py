@@ -136,6 +136,11 @@ UNUSABLE = [
         id="arithmetic",
     ),
     pytest.param(
+        lambda run: edit_report(run, lambda document: document["certificates"].update(rule="none")),
+        "expected certificates to re-check",
+        id="no certificates",
+    ),
+    pytest.param(
         lambda run: edit_report(run, lambda document: document["data"].update(split="all")),
         "expected a report about the split",
         id="split",

@@ -79,7 +79,7 @@ def levels(most: int) -> tuple[tuple[int, int], ...]:
 
     Example:
         >>> levels(1), levels(3), levels(200)
-        (((1, 1),), ((1, 1), (2, 2), (3, 3)), ((1, 3), (4, 14), (15, 53), (54, 200)))
+        (((1, 1),), ((1, 1), (2, 2), (3, 3)), ((1, 4), (5, 14), (15, 53), (54, 200)))
     """
     steps = len(OPACITIES)
     ends = sorted({round(most ** ((step + 1) / steps)) for step in range(steps)} | {most})

@@ -44,7 +44,7 @@ def strength_reason(rows: Sequence[SampleRow]) -> str:
     r"""Say in a sentence what the grade rests on; at least one certificate was attacked.
 
     Example:
-        >>> strength_reason([SampleRow(0, 3, 3, 0.5, distance=0.7, attacked=True)])
+        >>> strength_reason([SampleRow(0, 3, 3, 0.5, distance=0.6, attacked=True)])
         'Had all radii been 1.5 times as large, 100\xa0% of the attacked certificates would have been refuted.'
     """
     if strength(rows) == "weak":

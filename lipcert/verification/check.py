@@ -14,6 +14,8 @@ from lipcert.verification.figures import figure_errors, violation_errors
 from lipcert.verification.finding import Finding, finding_of
 
 SPLITS = ("train", "val", "test")
+NO_RULE = "none"
+"""The margin rule of a report about a network without certificates."""
 
 
 def verify_report(report: str | Path, run: str | Path | None = None) -> tuple[Finding, ...]:
@@ -43,7 +45,7 @@ def verify_report(report: str | Path, run: str | Path | None = None) -> tuple[Fi
         findings say so: they neither stand nor are they wrong.
 
     Raises:
-        InputError: a missing or unreadable file.
+        InputError: a missing or unreadable file, or a report without certificates.
     """
     return tuple(findings(report, run))
 
@@ -56,6 +58,8 @@ def findings(report: str | Path, run: str | Path | None = None) -> Iterator[Find
     yield finding
     if not finding.stands:
         return
+    if document["certificates"]["rule"] == NO_RULE:
+        raise InputError(f"expected certificates to re-check in {path}, got an empirical audit, which has none")
     loaded = load_run(Path(run) if run is not None else path.resolve().parent.parent)
     split = document["data"]["split"]
     if split not in SPLITS:

@@ -176,7 +176,7 @@ def number(text):
 
 
 def letters(text):
-    return "".join(character for character in text.casefold() if character.isalpha())
+    return "".join(character if character.isalpha() else " " for character in text.casefold()).strip()
 
 
 def brightness(colour):
