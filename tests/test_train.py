@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import itertools
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 from deel import torchlip
+from PIL import Image
 
 from lipcert import load_run
 from lipcert.checkpoints import load_checkpoint
@@ -284,12 +286,26 @@ def test_help_and_print_config(capsys):
         assert text in capsys.readouterr().out
 
 
+def colour_images(tmp_path):
+    """Ten classes of four images, 3 x 32 x 32."""
+    for label, image in itertools.product(range(10), range(4)):
+        path = tmp_path / "images" / f"class {label}" / f"{image}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(image))
+        Image.fromarray(pixels.numpy()).save(path)
+    return tmp_path / "images"
+
+
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "experiments").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_every_experiment_runs(tmp_path, config):
-    data = ["--data=lipcert.data.FashionMNISTMini", "--data.init_args.val_size=500"]
+    if config.parent.name == "cifar10":
+        data = ["--data=lipcert.data.ImageFolder", f"--data.path={colour_images(tmp_path)}", "--data.batch_size=4"]
+        data += [f"--model.init_args.network.init_args.{size}" for size in ("stages=[[8,1],[16,1]]", "widths=[16]")]
+    else:
+        data = ["--data=lipcert.data.FashionMNISTMini", "--data.init_args.val_size=500"]
     steps = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.enable_progress_bar=false"]
     assert main(["--config", str(ROOT / config), f"--output={tmp_path}", *data, *steps]) == 0
 
