@@ -78,11 +78,11 @@ class BoundaryWalk(Attack):
         search = Search(model, task)
         walkers = search.depart(self.rivals)
         if len(walkers) == 0:
-            return search.best.candidates
+            return search.best.result
         arrived = search.approach(walkers, self.approach)
         search.walk(joined([arrived.select(arrived.near(AT_BOUNDARY)), *search.known()]), self.steps)
         search.walk(search.detour(walkers), self.steps)
         for number in range(self.restarts):
             search.walk(search.moved(seeded_generator(task.seed, number)), self.steps)
         search.cross()
-        return search.best.candidates
+        return search.best.result

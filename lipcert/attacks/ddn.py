@@ -13,7 +13,7 @@ from torch import Tensor
 from lipcert.attacks.base import Attack
 from lipcert.attacks.best import Best
 from lipcert.attacks.geometry import column, lengths, steepest
-from lipcert.attacks.objective import Loss, check_loss, task_slopes
+from lipcert.attacks.objective import Loss, Objective, check_loss
 from lipcert.attacks.task import Task
 from lipcert.errors import InputError
 
@@ -34,7 +34,7 @@ class DecoupledDirection(Attack):
         steps: gradient steps.
         first_size: radius of the first sphere, as a share of the width of the bounds.
         gamma: share by which the sphere changes.
-        loss: see :func:`objective`; the paper's is the cross-entropy.
+        loss: see :class:`Objective`; the paper's is the cross-entropy.
 
     Raises:
         InputError: a setting is out of range.
@@ -55,7 +55,7 @@ class DecoupledDirection(Attack):
     steps: int = 100
     first_size: float = 1.0
     gamma: float = 0.05
-    loss: Loss = "margin"
+    loss: Loss = "distance"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -70,21 +70,21 @@ class DecoupledDirection(Attack):
         """Return the nearest point that fooled the network; the input itself where none did."""
         low, high = task.bounds
         best, everyone = Best(task), torch.arange(len(task.labels), device=task.labels.device)
-        points = task.inputs
+        points, objective = task.inputs, Objective(model, task, self.loss)
         sizes = torch.full_like(points.flatten(1)[:, 0], self.first_size * (high - low))
         for step in range(self.steps):
-            logits, _, gradients = task_slopes(model, points, task, self.loss)
+            logits, _, gradients = objective.at(points, everyone)
             fooled = best.offer(points, everyone, logits)
             sizes = sizes * torch.where(fooled, 1 - self.gamma, 1 + self.gamma)
             moved = points - task.inputs - (high - low) * cosine(step, self.steps, 0.01) * steepest(gradients, "l2")
             length = column(lengths(moved, "l2"), moved)
             change = moved * (column(sizes, moved) / length).nan_to_num(0.0, posinf=0.0)
             points = (task.inputs + change).clamp(low, high)
-        return best.candidates
+        return best.result
 
     def forward_budget(self, samples: int) -> int:
-        """Return the images pushed forward: one a step."""
-        return samples * self.steps
+        """Return the images pushed forward: one a step, and one for the slopes if distances are looked at."""
+        return samples * (self.steps + int(self.loss == "distance"))
 
 
 def cosine(step: int, steps: int, last: float) -> float:

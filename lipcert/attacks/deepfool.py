@@ -13,7 +13,6 @@ from torch import Tensor
 from lipcert.attacks.base import Attack
 from lipcert.attacks.best import Best, rounding
 from lipcert.attacks.crossing import cross
-from lipcert.attacks.fmn import DUAL
 from lipcert.attacks.geometry import lengths, onto_plane
 from lipcert.attacks.objective import margins, rivals
 from lipcert.attacks.task import NORMS, Norm, Task
@@ -24,10 +23,9 @@ from lipcert.errors import InputError
 class DeepFool(Attack):
     r"""Minimum-norm attack in L1, L2 or Linf: follows pairwise margins until the class changes.
 
-    Of the rival classes the one whose boundary looks nearest, :math:`m_j / \|g_j\|_*` with the margin m and the dual
-    norm of its gradient g, is headed for: the point moves to the nearest one in the box at which the linearised margin
-    is a little below zero. A sample is done once its class has changed; the way from the input to that point is then
-    searched for the place where it changes first.
+    For every rival class there is a point nearest to the present one, in the box, at which the linearised margin is a
+    little below zero; the nearest of them is gone to. A sample is done once its class has changed; the way from the
+    input to that point is then searched for the place where it changes.
 
     Args:
         steps: linearised steps at most.
@@ -53,7 +51,7 @@ class DeepFool(Attack):
     targeted: ClassVar[bool] = True
 
     steps: int = 50
-    overshoot: float = 0.02
+    overshoot: float = 0.005
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -83,15 +81,17 @@ class DeepFool(Attack):
         changed = torch.ones_like(task.labels, dtype=torch.bool)
         changed[owners] = False
         ways = (changed & (heights > 0)).nonzero().flatten()
-        cross(model, best, ways, ends[ways], heights[ways])
-        return best.candidates
+        if len(ways) > 0:
+            cross(model, best, ways, ends[ways], heights[ways])
+        return best.result
 
     def _step(self, points: Tensor, gaps: Tensor, gradients: Tensor, task: Task) -> Tensor:
-        """Return the points after one step towards the boundary that looks nearest."""
-        rows = points.flatten(1)
-        slopes = lengths(gradients.flatten(0, 1), DUAL[task.norm]).view_as(gaps)
-        nearest = (gaps / slopes).nan_to_num(math.inf).argmin(1, keepdim=True)
-        gap = gaps.gather(1, nearest)[:, 0]
-        normals = gradients[torch.arange(len(rows), device=rows.device), nearest[:, 0]]
-        levels = (normals * rows).sum(1) - (1 + self.overshoot) * gap
-        return onto_plane(rows, normals, levels, task.bounds, task.norm).view_as(points)
+        """Return the points after one step onto the boundary that looks nearest, box included."""
+        samples, classes = gaps.shape
+        normals, rows = gradients.flatten(0, 1), points.flatten(1).repeat_interleave(classes, 0)
+        levels = (normals * rows).sum(1) - (1 + self.overshoot) * gaps.flatten()
+        ends = onto_plane(rows, normals, levels, task.bounds, task.norm)
+        distances = lengths(ends - rows, task.norm)
+        distances[((normals * ends).sum(1) > levels + 0.5 * gaps.flatten())] = math.inf  # not even half of the way
+        nearest = distances.view(samples, classes).argmin(1)
+        return ends.view(samples, classes, -1)[torch.arange(samples, device=rows.device), nearest].view_as(points)

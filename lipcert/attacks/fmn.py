@@ -13,23 +13,22 @@ from torch import Tensor
 from lipcert.attacks.base import Attack
 from lipcert.attacks.best import Best
 from lipcert.attacks.ddn import cosine
-from lipcert.attacks.geometry import into_ball, lengths, steepest
-from lipcert.attacks.objective import task_slopes
+from lipcert.attacks.geometry import DUAL, into_ball, lengths, steepest
+from lipcert.attacks.objective import Objective
 from lipcert.attacks.task import NORMS, Norm, Task
 from lipcert.errors import InputError
-
-DUAL: dict[Norm, Norm] = {"l1": "linf", "l2": "l2", "linf": "l1"}
 
 
 @dataclass(frozen=True)
 class FastMinimumNorm(Attack):
     r"""Minimum-norm attack in L1, L2 or Linf: steps against the gradient, projected onto a ball of adapted size.
 
-    Until the first success the size is, a little enlarged, the distance of the boundary to first order,
-    :math:`\rho = \|\delta\| + m / \|g\|_*`, with the margin m and the dual norm of its gradient g. After that the ball
-    shrinks by :math:`\gamma` where the last point fooled the network, at least to the best distance so far, and grows
-    by it where it did not. Steps and :math:`\gamma` fall along a cosine. The projection is the nearest point of the
-    ball, before the bounds are applied; of all points that fool the network the nearest one is kept.
+    What is descended is the "distance" of :class:`Objective`. Until the first success the size of the ball is, a little
+    enlarged, the distance of the boundary to first order, :math:`\rho = \|\delta\| + m / \|g\|_*`, with the objective m
+    and the dual norm of its gradient g. After that it shrinks by :math:`\gamma` where the last point fooled the
+    network, at least to the best distance so far, and grows by it where it did not. Steps and :math:`\gamma` fall along
+    a cosine. The projection is the nearest point of the ball, before the bounds are applied; of all points that fool
+    the network the nearest one is kept.
 
     Args:
         steps: gradient steps.
@@ -70,22 +69,23 @@ class FastMinimumNorm(Attack):
         """Return the nearest point that fooled the network; the input itself where none did."""
         low, high = task.bounds
         best, everyone = Best(task), torch.arange(len(task.labels), device=task.labels.device)
-        points = task.inputs
-        sizes = torch.full_like(points.flatten(1)[:, 0], math.inf)
+        points, objective = task.inputs, Objective(model, task, "distance")
+        sizes = torch.zeros_like(points.flatten(1)[:, 0])
         for step in range(self.steps):
-            logits, margins, gradients = task_slopes(model, points, task, "margin")
+            logits, margins, gradients = objective.at(points, everyone)
             fooled = best.offer(points, everyone, logits)
             gamma = self.gamma * cosine(step, self.steps, 0.02)
             ahead = margins / lengths(gradients, DUAL[task.norm])
-            guess = (lengths(points - task.inputs, task.norm) + ahead).nan_to_num(math.inf)
-            grown = torch.where(best.found, sizes, guess) * (1 + gamma)
+            # what the bounds cut off must not keep the ball from growing
+            guess = torch.maximum(sizes, lengths(points - task.inputs, task.norm) + ahead).nan_to_num(math.inf)
+            grown = torch.where(best.distance.isfinite(), sizes, guess) * (1 + gamma)
             shrunk = torch.minimum(sizes * (1 - gamma), best.distance.to(sizes))
             sizes = torch.where(fooled, shrunk, grown)
             stride = (high - low) * self.step_size * cosine(step, self.steps, 0.01)
             change = points - task.inputs - stride * steepest(gradients, "l2")
             points = (task.inputs + into_ball(change, sizes, task.norm)).clamp(low, high)
-        return best.candidates
+        return best.result
 
     def forward_budget(self, samples: int) -> int:
-        """Return the images pushed forward: one a step."""
-        return samples * self.steps
+        """Return the images pushed forward: one a step, and one for the slopes."""
+        return samples * (self.steps + 1)

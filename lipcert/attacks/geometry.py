@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lipcert.attacks.task import Norm
 
+DUAL: dict[Norm, Norm] = {"l1": "linf", "l2": "l2", "linf": "l1"}
+
 NEWTON = 50  # cap on the steps towards a plane; about five are taken
 
 
@@ -73,13 +75,13 @@ def into_ball(changes: Tensor, sizes: Tensor | float, norm: Norm) -> Tensor:
         return changes.clamp(-limit, limit)
     if norm == "l2":
         return changes * (limit / column(lengths(changes, "l2"), changes)).clamp(max=1).nan_to_num(1.0)
-    rows, limit = changes.flatten(1), limit.view(-1, 1)
+    rows, limit = changes.flatten(1).double(), limit.double().view(-1, 1)  # long sums of numbers of any size
     ordered = rows.abs().sort(1, descending=True).values
     counts = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=rows.dtype)
     thresholds = (ordered.cumsum(1) - limit) / counts
     last = (ordered > thresholds).sum(1, keepdim=True).clamp_min(1) - 1
     threshold = thresholds.gather(1, last).clamp_min(0)
-    return (rows.sign() * (rows.abs() - threshold).clamp_min(0)).view_as(changes)
+    return (rows.sign() * (rows.abs() - threshold).clamp_min(0)).to(changes).view_as(changes)
 
 
 def safe_size(epsilon: float, inputs: Tensor, bounds: tuple[float, float], norm: Norm) -> float:

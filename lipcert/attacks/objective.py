@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.attacks.task import Task
+from lipcert.attacks.geometry import DUAL, lengths
+from lipcert.attacks.task import Norm, Task
 from lipcert.errors import InputError
 
-Loss = Literal["margin", "cross-entropy"]
+Loss = Literal["distance", "margin", "cross-entropy"]
 
-LOSSES: tuple[Loss, ...] = ("margin", "cross-entropy")
+LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 BATCH = 128  # points evaluated at a time: activations that fit in the caches are the fastest
 
@@ -62,18 +63,53 @@ def check_loss(loss: str) -> None:
         raise InputError(f"expected a loss among {', '.join(LOSSES)}, got {loss!r}")
 
 
-def objective(logits: Tensor, labels: Tensor, targets: Tensor | None, loss: Loss) -> Tensor:
-    """Return what falls ``(N,)`` as an attack gets on.
+class Objective:
+    r"""What falls as an attack on a task gets on, and its gradients.
 
-    That is the margin, or the cross-entropy: of the target, or minus the label's. On a Lipschitz network gradients of
-    the cross-entropy mislead: it weighs all classes by their softmax, which is flat for small logits, instead of
-    heading for one.
+    =============== ===================================================================================================
+    loss            without a target; with one
+    =============== ===================================================================================================
+    "distance"      :math:`\min_j (f_y - f_j) / g_j`, with the slope g of that gap at the input, in the dual norm: a
+                    distance, to first order, so that the nearest class is headed for; the margin
+    "margin"        the :func:`margins`: the class with the largest logit is headed for; the largest gap to the target
+    "cross-entropy" minus the label's; the target's
+    =============== ===================================================================================================
+
+    On a Lipschitz network gradients of the cross-entropy mislead: it weighs all classes by their softmax, which is flat
+    for small logits, instead of heading for one.
+
+    Args:
+        model: network without parameter gradients.
+        task: what to do.
+        loss: one of the three; the first one costs a forward and up to ten backward passes now.
     """
-    if loss == "margin":
-        return margins(logits, labels, targets)
-    if targets is None:
-        return -F.cross_entropy(logits, labels, reduction="none")
-    return F.cross_entropy(logits, targets, reduction="none")
+
+    def __init__(self, model: nn.Module, task: Task, loss: Loss) -> None:
+        self.model = model
+        self.task = task
+        self.loss = loss
+        self.factors: Tensor | None = None
+        if loss == "distance" and task.targets is None:
+            self.factors = _inverse_slopes(rivals(model, task.inputs, task), task.norm)
+
+    def at(self, points: Tensor, owners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(M, K)`` logits, ``(M,)`` values and ``(M, C, H, W)`` gradients at points of some samples."""
+
+        def values(logits: Tensor, part: slice) -> Tensor:
+            chosen = owners[part]
+            labels = self.task.labels[chosen]
+            if self.task.targets is not None:
+                targets = self.task.targets[chosen]
+                if self.loss == "cross-entropy":
+                    return F.cross_entropy(logits, targets, reduction="none")
+                return margins(logits, labels, targets)
+            if self.loss == "cross-entropy":
+                return -F.cross_entropy(logits, labels, reduction="none")
+            if self.factors is not None:
+                logits = (logits - logits.gather(1, labels[:, None])) * self.factors[chosen]
+            return margins(logits, labels)
+
+        return slopes(self.model, points, values)
 
 
 def slopes(
@@ -99,16 +135,6 @@ def slopes(
         parts.append((logits.detach(), values.detach(), gradient.nan_to_num(0.0, posinf=0.0, neginf=0.0)))
     logits, values, gradients = (torch.cat(list(part)) for part in zip(*parts, strict=True))
     return logits, values, gradients
-
-
-def task_slopes(model: nn.Module, points: Tensor, task: Task, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits, values and gradients of the objective at one point a sample of the task."""
-
-    def function(logits: Tensor, part: slice) -> Tensor:
-        targets = None if task.targets is None else task.targets[part]
-        return objective(logits, task.labels[part], targets, loss)
-
-    return slopes(model, points, function)
 
 
 def forward(model: nn.Module, points: Tensor) -> Tensor:
@@ -161,3 +187,15 @@ def _rivals(model: nn.Module, points: Tensor, labels: Tensor, targets: Tensor | 
             (gradient,) = torch.autograd.grad(gaps[:, rank].sum(), leaf, retain_graph=True)
             gradients[:, rank] = gradient.flatten(1).nan_to_num(0.0, posinf=0.0, neginf=0.0)
     return Rivals(logits.detach(), classes, gaps.detach(), gradients)
+
+
+def _inverse_slopes(seen: Rivals, norm: Norm) -> Tensor:
+    """Return factors ``(N, K)`` that make gaps distances; 1 where a slope says nothing.
+
+    Classes that were not looked at are taken to be as steep as the last one that was.
+    """
+    inverse = 1 / lengths(seen.gradients.flatten(0, 1), DUAL[norm]).view_as(seen.gaps)
+    inverse = torch.where(inverse.isfinite(), inverse, 1.0)
+    if inverse.shape[1] == 0:
+        return torch.ones_like(seen.logits)
+    return inverse[:, -1:].expand(seen.logits.shape).scatter(1, seen.classes, inverse)

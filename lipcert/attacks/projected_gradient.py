@@ -13,7 +13,7 @@ from torch import Tensor
 from lipcert.attacks.base import Attack
 from lipcert.attacks.best import Best
 from lipcert.attacks.geometry import into_ball, lengths, safe_size, steepest
-from lipcert.attacks.objective import Loss, check_loss, task_slopes
+from lipcert.attacks.objective import Loss, Objective, check_loss
 from lipcert.attacks.task import NORMS, Norm, Task
 from lipcert.data.loader import seeded_generator
 from lipcert.errors import InputError
@@ -33,7 +33,7 @@ class ProjectedGradient(Attack):
         steps: steps from each start.
         step_size: size s of a step as a share of the budget.
         restarts: random starts after the input itself, for what is not done by then.
-        loss: see :func:`objective`.
+        loss: see :class:`Objective`.
         sparsity: share of the pixels that one step moves in L1.
 
     Raises:
@@ -59,7 +59,7 @@ class ProjectedGradient(Attack):
     steps: int = 40
     step_size: float = 0.1
     restarts: int = 0
-    loss: Loss = "margin"
+    loss: Loss = "distance"
     sparsity: float = 0.02
 
     def __post_init__(self) -> None:
@@ -75,22 +75,22 @@ class ProjectedGradient(Attack):
 
     def run(self, model: nn.Module, task: Task) -> Tensor:
         """Return the nearest iterate that fools the network; the input itself where none does."""
-        best = Best(task)
+        best, objective = Best(task), Objective(model, task, self.loss)
         for number in range(self.restarts + 1):
             owners = (~best.found).nonzero().flatten()
             if len(owners) == 0:
                 break
             start = torch.zeros_like(task.inputs[0]) if number == 0 else _random_change(task, number)
-            self._descend(model, task.subset(owners), owners, start, best)
-        return best.candidates
+            self._descend(objective, task.subset(owners), owners, start, best)
+        return best.result
 
-    def _descend(self, model: nn.Module, task: Task, owners: Tensor, start: Tensor, best: Best) -> None:
+    def _descend(self, objective: Objective, task: Task, owners: Tensor, start: Tensor, best: Best) -> None:
         """Offer all iterates from one start, which lies in the same direction for all samples."""
         assert task.epsilon is not None
         size = safe_size(task.epsilon, task.inputs, task.bounds, task.norm)
         points = (task.inputs + into_ball(start.expand_as(task.inputs), size, task.norm)).clamp(*task.bounds)
         for step in range(self.steps + 1):
-            logits, _, gradients = task_slopes(model, points, task, self.loss)
+            logits, _, gradients = objective.at(points, owners)
             best.offer(points, owners, logits)
             open_ = ~best.found[owners]
             if step == self.steps or not open_.any():

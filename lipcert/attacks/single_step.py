@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcert.attacks.base import Attack
 from lipcert.attacks.geometry import column, into_ball, lengths, safe_size, steepest
-from lipcert.attacks.objective import Loss, check_loss, task_slopes
+from lipcert.attacks.objective import Loss, Objective, check_loss
 from lipcert.attacks.task import NORMS, Norm, Task
 from lipcert.errors import InputError
 
@@ -38,7 +38,7 @@ class FastGradient(Attack):
 
     Args:
         step: one of the four.
-        loss: whose gradient; see :func:`objective`.
+        loss: whose gradient; see :class:`Objective`.
 
     Raises:
         InputError: an unknown step or loss.
@@ -70,14 +70,15 @@ class FastGradient(Attack):
     def run(self, model: nn.Module, task: Task) -> Tensor:
         """Return the inputs after the step."""
         assert task.epsilon is not None
-        _, _, gradients = task_slopes(model, task.inputs, task, self.loss)
+        everyone = torch.arange(len(task.labels), device=task.labels.device)
+        _, _, gradients = Objective(model, task, self.loss).at(task.inputs, everyone)
         change = -task.epsilon * self._direction(gradients)
         size = safe_size(task.epsilon, task.inputs, task.bounds, task.norm)
         return (task.inputs + into_ball(change, size, task.norm)).clamp(*task.bounds)
 
     def forward_budget(self, samples: int) -> int:
-        """Return the images pushed forward: one a sample."""
-        return samples
+        """Return the images pushed forward: one a sample, and one for the slopes if distances are looked at."""
+        return samples * (2 if self.loss == "distance" else 1)
 
     def _direction(self, gradients: Tensor) -> Tensor:
         if self.step == "sign":

@@ -141,7 +141,7 @@ class Search:
         logits = forward(self.model, start)
         fooled = self.best.offer(start, torch.arange(len(start), device=start.device), logits)
         owners = (fooled & (self.heights > 0)).nonzero().flatten()
-        return [self._placed(start.flatten(1)[owners], owners, logits.argmax(1)[owners])] if len(owners) else []
+        return [self._placed(start.flatten(1)[owners], owners, logits.argmax(1)[owners])]
 
     def moved(self, generator: torch.Generator) -> Walkers:
         """Return walkers at the nearest boundary points, moved by their distance in a random direction."""
@@ -168,7 +168,8 @@ class Search:
     def cross(self) -> None:
         """Offer the points where the rays from the inputs through the nearest boundary points change class."""
         owners = self.estimates.isfinite().nonzero().flatten()
-        cross(self.model, self.best, owners, self._images(self.feet[owners]), self.heights[owners])
+        if len(owners) > 0:
+            cross(self.model, self.best, owners, self._images(self.feet[owners]), self.heights[owners])
 
     def _nearest(self, walkers: Walkers, levels: Tensor) -> Tensor:
         """Return the points nearest to the inputs where the margins are at most levels, to first order."""
@@ -191,6 +192,8 @@ class Search:
 
     def _moved_to(self, places: Tensor, walkers: Walkers) -> Walkers:
         """Return walkers at other places, and note what they see from there."""
+        if len(walkers) == 0:
+            return walkers
         owners, rivals = walkers.owners, walkers.rivals
 
         def gaps_of(logits: Tensor, part: slice) -> Tensor:
