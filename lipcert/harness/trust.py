@@ -13,9 +13,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from lipcert.attacks.verify import predictions
 from lipcert.certificates.lower_bound import lipschitz_lower_bound
 from lipcert.errors import InputError
 from lipcert.harness.result import AttackRow
+from lipcert.harness.trust_comparisons import curve_checks
 from lipcert.harness.trust_forward import (
     batch_dependent,
     dynamic,
@@ -51,6 +53,7 @@ TITLES = (
 )
 """How the warnings of this module begin, before a colon."""
 
+ATTACKED = 16
 STEEPEST = 4
 STEPS = 30
 CLEARLY = 0.95
@@ -58,18 +61,26 @@ SHARE = 0.1
 
 
 def trust_checks(
-    network: nn.Module, inputs: Tensor, labels: Tensor, *, lipschitz_upper_bound: float = math.inf
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    lipschitz_upper_bound: float = math.inf,
+    surrogate: nn.Module | None = None,
 ) -> tuple[str, ...]:
     """Return what speaks against trusting attacks on a network, and against its claimed constant.
 
     A network that is not a fixed function of one input, because it is in training mode, randomised, or dependent on the
-    batch, is told so and not looked at any further.
+    batch, is told so and not looked at any further; one that returns nan is not attacked.
 
     Args:
         network: as it will be attacked; it is left as it is, and so are torch's random numbers.
-        inputs: ``(N, C, H, W)`` in [0, 1]; all are evaluated once, at most 32 are looked at closely.
+        inputs: ``(N, C, H, W)`` in [0, 1]; all are evaluated once, at most 32 are looked at closely, and at most 16
+            attacked, by a few cheap attacks.
         labels: ``(N,)`` int64, the classes that attacks are to leave: the network's own predictions.
         lipschitz_upper_bound: the L2 constant that certificates claim; infinite if they claim none.
+        surrogate: an undefended network for the same images and classes, in eval mode; its adversarial examples should
+            not be better than the network's own.
 
     Returns:
         One sentence or two a defect.
@@ -78,8 +89,9 @@ def trust_checks(
         InputError: no inputs, labels that do not fit, or fewer than two logits.
 
     Example:
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
-        >>> inputs = torch.rand(8, 1, 2, 2)
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).eval()
+        >>> _ = network[1].weight.data.copy_(torch.eye(2))
+        >>> inputs = torch.tensor([[0.75, 0.5], [0.25, 0.5]]).view(2, 1, 1, 2)
         >>> trust_checks(network, inputs, network(inputs).argmax(1))
         ()
         >>> trust_checks(nn.Sequential(network, nn.Dropout()), inputs, network(inputs).argmax(1))[0][:13]
@@ -91,9 +103,13 @@ def trust_checks(
     with torch.random.fork_rng(devices=[]):
         _check(network, inputs, labels)
         said = [not_finite(network, inputs)]
-        some = _spread(finite_logits(network, inputs), SAMPLES)
-        if len(some):
-            said += _checks_of_few(network, inputs[some], labels[some], lipschitz_upper_bound)
+        few = _spread(finite_logits(network, inputs), SAMPLES)
+        if len(few):
+            inputs, labels = inputs[few], labels[few]
+            unsteady = randomised(network, inputs) or batch_dependent(network, inputs)
+            said += [unsteady] if unsteady else _checks_of_a_function(network, inputs, lipschitz_upper_bound)
+            if not unsteady and said[0] is None:
+                said += _checks_under_attack(network, inputs, labels, surrogate)
     return tuple(warning for warning in said if warning is not None)
 
 
@@ -115,17 +131,24 @@ def _spread(usable: Tensor, count: int) -> Tensor:
     return positions[torch.linspace(0, len(positions) - 1, count, device=positions.device).long()]
 
 
-def _checks_of_few(network: nn.Module, inputs: Tensor, labels: Tensor, constant: float) -> list[str | None]:
-    """Return what is wrong at inputs whose logits are finite."""
-    said = [randomised(network, inputs) or batch_dependent(network, inputs)]
-    if said[0]:
-        return said
-    said += [dynamic(network, inputs), softmax_outputs(network, inputs)]
+def _checks_of_a_function(network: nn.Module, inputs: Tensor, constant: float) -> list[str | None]:
     slopes = margin_slopes(network, inputs)
-    said += [zero_gradients(slopes), vanishing_gradients(slopes), masked_gradients(network, slopes)]
-    if math.isfinite(constant):
-        said.append(false_constant(network, inputs, constant))
-    return said
+    return [
+        dynamic(network, inputs),
+        softmax_outputs(network, inputs),
+        zero_gradients(slopes),
+        vanishing_gradients(slopes),
+        masked_gradients(network, slopes),
+        false_constant(network, inputs, constant),
+    ]
+
+
+def _checks_under_attack(
+    network: nn.Module, inputs: Tensor, labels: Tensor, surrogate: nn.Module | None
+) -> list[str | None]:
+    own = (predictions(network, inputs) == labels).nonzero().flatten()
+    own = own[_spread(torch.ones_like(own, dtype=torch.bool), ATTACKED)]
+    return curve_checks(network, inputs[own], labels[own], surrogate=surrogate) if len(own) else []
 
 
 def false_constant(network: nn.Module, inputs: Tensor, lipschitz_upper_bound: float) -> str | None:
@@ -137,7 +160,7 @@ def false_constant(network: nn.Module, inputs: Tensor, lipschitz_upper_bound: fl
     Args:
         network: in eval mode; it is left as it is.
         inputs: ``(N, C, H, W)`` in [0, 1], where the search begins; the first four are enough.
-        lipschitz_upper_bound: the claimed constant.
+        lipschitz_upper_bound: the claimed constant; infinite claims nothing.
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).eval()
@@ -147,6 +170,8 @@ def false_constant(network: nn.Module, inputs: Tensor, lipschitz_upper_bound: fl
         >>> false_constant(network, torch.full((1, 1, 1, 2), 0.5), 0.9)[:53]
         'False Lipschitz constant: two images have logits 1 ti'
     """
+    if math.isinf(lipschitz_upper_bound):
+        return None
     try:
         found = lipschitz_lower_bound(network, inputs[:STEEPEST], steps=STEPS)
     except RuntimeError:  # no second derivatives, no float64: the search finds nothing

@@ -1,4 +1,4 @@
-"""Do attacks behave as working attacks do? Curves of what survives by budget, measured and compared."""
+"""What survives an attack, by budget: the curves that tell a working attack from a failing one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from lipcert.data.loader import seeded_generator
 from lipcert.errors import InputError
 
 DRAWS = 20
-SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Budgets of a curve, as shares of the diameter of the box of images."""
 
 SLACK = 0.1
 """Share of the inputs by which one curve may be off another by chance; never below one input."""
@@ -85,7 +83,7 @@ def attack_curve(
 def noise_curve(
     network: nn.Module, inputs: Tensor, labels: Tensor, epsilons: Sequence[float], *, seed: int = 0
 ) -> Curve:
-    """Return what survives random noise of L2 length epsilon, clipped to the box; the best of 20 draws counts.
+    """Return what survives random noise of L2 length epsilon, clipped to the box; 20 draws an input.
 
     Args:
         network: in eval mode; it is left as it is.
@@ -155,131 +153,3 @@ def transfer_curve(
 def _curve(name: str, epsilons: Sequence[float], samples: int, found: Callable[[float], Tensor]) -> Curve:
     survivors = tuple(samples - int(found(epsilon).sum()) for epsilon in epsilons)
     return Curve(name, tuple(epsilons), survivors, samples)
-
-
-def not_falling_to_zero(curve: Curve, reach: float) -> str | None:
-    """Return a warning if inputs keep their class at a budget that reaches every image there is.
-
-    Args:
-        curve: of an attack.
-        reach: the diameter of the box; budgets below it say nothing.
-
-    Source: after Carlini et al. (2019), arXiv 1902.06705, on attacks without a bound.
-
-    Example:
-        >>> not_falling_to_zero(Curve("pgd", (1.0, 28.0), (16, 9), 16), 28.0)[:55]
-        'Accuracy not falling to zero: 9 of 16 inputs keep their'
-    """
-    left = [kept for epsilon, kept in zip(curve.epsilons, curve.survivors, strict=True) if epsilon >= reach]
-    if not left or min(left) <= curve.slack:
-        return None
-    return (
-        f"Accuracy not falling to zero: {min(left):,} of {curve.samples:,} inputs keep their class under {curve.name} "
-        f"with a budget of {reach:.3g}, which reaches every image in the box. The attack is failing, not the "
-        "adversary: its gradients are masked or its steps are too few."
-    )
-
-
-def not_monotone(curve: Curve) -> str | None:
-    """Return a warning if a larger budget leaves more inputs their class.
-
-    Example:
-        >>> not_monotone(Curve("pgd", (1.0, 2.0, 4.0), (16, 3, 11), 16))[:64]
-        'Non-monotone curve: under pgd 3 of 16 inputs keep their class at'
-    """
-    worst = (0, 0, 0)
-    for later in range(1, len(curve.survivors)):
-        earlier = min(range(later), key=lambda place: curve.survivors[place])
-        worst = max(worst, (curve.survivors[later] - curve.survivors[earlier], earlier, later))
-    rise, earlier, later = worst
-    if rise <= curve.slack:
-        return None
-    return (
-        f"Non-monotone curve: under {curve.name} {curve.survivors[earlier]:,} of {curve.samples:,} inputs keep their "
-        f"class at a budget of {curve.epsilons[earlier]:.3g} and {curve.survivors[later]:,} at "
-        f"{curve.epsilons[later]:.3g}. What the smaller budget found lies within the larger one too: the attack is not "
-        "to be trusted here; use more steps and restarts."
-    )
-
-
-def single_step_beats_iterated(single: Curve, iterated: Curve) -> str | None:
-    """Return a warning if one step finds more than many.
-
-    Example:
-        >>> step, steps = Curve("fast-gradient", (1.0,), (4,), 16), Curve("pgd", (1.0,), (12,), 16)
-        >>> single_step_beats_iterated(step, steps)[:49]
-        'Iterated attack weaker than a single step: at a b'
-    """
-    said = _beats(single, iterated)
-    if said is None:
-        return None
-    return (
-        f"Iterated attack weaker than a single step: {said}. Steps along a true gradient do not lose to one step: the "
-        "gradients are masked, or the step size does not suit the budget."
-    )
-
-
-def black_box_beats_white_box(black: Curve, white: Curve) -> str | None:
-    """Return a warning if an attack without gradients finds more than one with.
-
-    Example:
-        >>> queries, gradients = Curve("square", (1.0,), (4,), 16), Curve("pgd", (1.0,), (12,), 16)
-        >>> black_box_beats_white_box(queries, gradients)[:38]
-        'Black box beating white box: at a budg'
-    """
-    said = _beats(black, white)
-    if said is None:
-        return None
-    return (
-        f"Black box beating white box: {said}. Knowing the gradients cannot hurt: they are masked, and the distances "
-        "of attacks that follow them are too large."
-    )
-
-
-def transfer_beats_white_box(transfer: Curve, white: Curve) -> str | None:
-    """Return a warning if adversarial examples of another network work better than the network's own.
-
-    Example:
-        >>> other, own = Curve("pgd on the surrogate", (1.0,), (4,), 16), Curve("pgd", (1.0,), (12,), 16)
-        >>> transfer_beats_white_box(other, own)[:40]
-        'Transfer beating white box: at a budget '
-    """
-    said = _beats(transfer, white)
-    if said is None:
-        return None
-    return (
-        f"Transfer beating white box: {said}. The network's own gradients are worth less than another network's: they "
-        "are masked; attack through a smooth stand-in."
-    )
-
-
-def noise_as_good(noise: Curve, attack: Curve) -> str | None:
-    """Return a warning if random noise does at some budget what the attack does, while some inputs survive the attack.
-
-    Example:
-        >>> noise_as_good(Curve("noise", (1.0, 2.0), (16, 10), 16), Curve("pgd", (1.0, 2.0), (16, 11), 16))[:37]
-        'Random noise as good as an attack: at'
-    """
-    for epsilon, by_noise, by_attack in zip(noise.epsilons, noise.survivors, attack.survivors, strict=True):
-        fooled = noise.samples - by_noise
-        if fooled > noise.slack and by_attack > attack.slack and by_noise <= by_attack:
-            return (
-                f"Random noise as good as an attack: at a budget of {epsilon:.3g} it changes the class of {fooled:,} "
-                f"of {noise.samples:,} inputs, {attack.name} that of {attack.samples - by_attack:,}. An attack whose "
-                "directions are no better than chance measures nothing: look for masked gradients."
-            )
-    return None
-
-
-def _beats(weaker: Curve, stronger: Curve) -> str | None:
-    """Say where the attack that should be weaker leaves fewer inputs their class, by more than chance."""
-    if weaker.epsilons != stronger.epsilons or weaker.samples != stronger.samples:
-        raise InputError(f"expected {weaker.name} and {stronger.name} at the same budgets on the same inputs")
-    gains = [other - own for own, other in zip(weaker.survivors, stronger.survivors, strict=True)]
-    place = max(range(len(gains)), key=gains.__getitem__, default=None)
-    if place is None or gains[place] <= weaker.slack:
-        return None
-    return (
-        f"at a budget of {weaker.epsilons[place]:.3g}, {weaker.name} leaves {weaker.survivors[place]:,} of "
-        f"{weaker.samples:,} inputs their class and {stronger.name} {stronger.survivors[place]:,}"
-    )

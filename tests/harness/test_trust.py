@@ -123,6 +123,10 @@ PLANTED = {
 }
 
 
+BLINDING = ("rounded input", "saturated output", "replaced backward pass")
+FAILING = {title for title in TITLES if title.startswith(("Accuracy", "Black box", "Random noise", "Iterated"))}
+
+
 @pytest.mark.parametrize("name", PLANTED)
 def test_every_planted_defect_is_named(name):
     planted = PLANTED[name]
@@ -133,7 +137,8 @@ def test_every_planted_defect_is_named(name):
     )
     assert set(said) & set(planted.warnings)
     # what is claimed is the host's constant, which the spoiled one may exceed
-    assert set(said) <= {*planted.warnings, "Softmax outputs", "False Lipschitz constant"}
+    also = {"Softmax outputs", "False Lipschitz constant"} | (FAILING if planted.name in BLINDING else set())
+    assert set(said) <= {*planted.warnings, *also}
 
 
 def test_every_title_is_known():
