@@ -53,13 +53,22 @@ def pages(tmp_path_factory):
 def test_nothing_overflows_and_nothing_complains(browser, pages, name, width):
     for dark in (False, True):
         assert browser.open(pages[name], width=width, dark=dark) == []
-        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        wide = """[...document.querySelectorAll("body *")].filter((item) => !item.closest(".scroll, svg"))
-            .filter((item) => item.getBoundingClientRect().right > innerWidth + 0.5).map((item) => item.outerHTML)"""
-        assert browser.evaluate(wide) == []
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert too_wide(browser, width) == []
         style = "getComputedStyle(document.body)"
         paper, ink = browser.evaluate(f"[{style}.backgroundColor, {style}.color]")
         assert (brightness(paper) < brightness(ink)) == dark
+
+
+def test_what_is_too_wide_or_broken_is_noticed(browser, pages, tmp_path):
+    html = pages["realistic"].read_text(encoding="utf-8")
+    page = tmp_path / "wide.html"
+    page.write_text(html.replace("<main>", '<main><div style="width: 400px">wide</div>'))
+    assert browser.open(page, width=360) == []
+    assert browser.evaluate("document.documentElement.scrollWidth") > 360
+    assert len(too_wide(browser, 360)) == 1
+    page.write_text(html.replace("<script>", "<script>missing();"))  # another script than the policy allows
+    assert len(browser.open(page, width=360)) == 1
 
 
 @pytest.mark.parametrize("name", ["realistic", "comparison"])
@@ -155,6 +164,13 @@ def test_every_figure_and_control_has_a_name_for_those_who_do_not_see_it(browser
     assert {"image", "button", "columnheader", "region"} <= {role for role, _ in named}
 
 
+def too_wide(browser, width):
+    """What ends right of the page and does not scroll by itself; a phone zooms out, so innerWidth says nothing."""
+    items = "[...document.querySelectorAll('body *:not(.scroll *, svg *)')]"
+    edges = f"{items}.filter((item) => item.getBoundingClientRect().right > {width + 0.5})"
+    return browser.evaluate(f"{edges}.map((item) => item.outerHTML)")
+
+
 def rows(browser, table):
     """The texts of the cells of a table's body."""
     cells = "(row) => [...row.cells].map((cell) => cell.innerText.trim())"
@@ -176,7 +192,8 @@ def number(text):
 
 
 def letters(text):
-    return "".join(character if character.isalpha() else " " for character in text.casefold()).strip()
+    """Signs come before letters, whatever they are."""
+    return [(character.isalpha(), character) for character in text.casefold()]
 
 
 def brightness(colour):
