@@ -19,6 +19,10 @@ SMALL = {
     "benchmarks/training_loop.py": ["--rounds=1", "--steps=2"],
     "benchmarks/lipschitz_bound.py": ["--rounds=1", "--images=200", "--layers=2", "--channels=4", "--size=8"],
     "benchmarks/constraint_cost.py": ["--small"],
+    "benchmarks/attack_distances.py": [
+        *("--images=3", "--some=2", "--steps=2", "--short-steps=2", "--rounds=1"),
+        *("--iterations=2", "--short-iterations=1"),
+    ],
     "benchmarks/time_to_quality.py": ["--small", "--full", "--steps=2", "--clean=0", "--acr=0"],
 }
 SMALL_TRAINING = [

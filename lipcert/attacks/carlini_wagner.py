@@ -76,7 +76,7 @@ class CarliniWagner(Attack):
 
     def run(self, model: nn.Module, task: Task) -> Tensor:
         """Return the nearest adversarial example of the search; the input itself where there is none."""
-        foolbox = _import_foolbox()
+        foolbox = import_foolbox()
         inputs = task.inputs
         attack = foolbox.attacks.L2CarliniWagnerAttack(
             binary_search_steps=self.binary_search_steps,
@@ -138,7 +138,8 @@ def _factors(model: nn.Module, task: Task) -> Tensor:
     return torch.where(factors.isfinite() & (factors > 0), factors, 1.0)
 
 
-def _import_foolbox() -> ModuleType:
+def import_foolbox() -> ModuleType:
+    """Return foolbox, imported without a word and without a git program."""
     # Through GitPython, foolbox cannot be imported where there is no git program; nothing here needs one.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     with warnings.catch_warnings():

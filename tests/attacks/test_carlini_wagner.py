@@ -93,7 +93,7 @@ def test_settings_out_of_range_are_refused(setting, value):
 
 
 def test_foolbox_is_imported_silently_and_without_a_git_program():
-    code = "from lipcert.attacks.carlini_wagner import _import_foolbox as f; f().attacks.L2CarliniWagnerAttack"
+    code = "from lipcert.attacks.carlini_wagner import import_foolbox as f; f().attacks.L2CarliniWagnerAttack"
     environment = {**os.environ, "PATH": "", "PYTHONWARNINGS": "default"}
     environment.pop("GIT_PYTHON_REFRESH", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
