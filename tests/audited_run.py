@@ -44,12 +44,17 @@ def untrained(width: int, *, squared: bool = False) -> nn.Module:
 
 def make_run(directory: Path, build=hkr_convnet, certifier=certify, **arguments) -> None:
     """Write a run directory with a network that was never trained, and audit it."""
+    write_run(directory, build, **arguments)
+    audited(directory, certifier)
+
+
+def write_run(directory: Path, build=hkr_convnet, **arguments) -> None:
+    """Write a run directory with a network that was never trained."""
     directory.mkdir()
     config = {"data": {"class_path": "lipcert.data.FashionMNISTMini"}, "name": "tiny"}
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     torch.manual_seed(1)
     save_network(export(build(**arguments)), directory / "network.safetensors", build, **arguments)
-    audited(directory, certifier)
 
 
 def audited(directory: Path, certifier=certify) -> None:

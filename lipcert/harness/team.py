@@ -63,6 +63,8 @@ class FabricTeam(Team):
 
     def __init__(self, fabric: Any) -> None:
         self.rank, self.size, self.device = fabric.global_rank, fabric.world_size, fabric.device
+        if self.device.type == "cuda":  # certificates are about float32 products as IEEE has them
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     def agreed(self, word: Result) -> Result:
         """Return what the leading process says."""
@@ -142,15 +144,19 @@ def _fabric(devices: int, accelerator: str) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning from telling at length that it has started two processes."""
-    logger = logging.getLogger("lightning.fabric")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    import lightning.pytorch  # noqa: F401 - which sets the levels when it is imported
+
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
