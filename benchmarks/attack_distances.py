@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="how many of the images all but one peer attack")
     parser.add_argument("--some", type=int, default=100, help="how many of them the longest search attacks")
     parser.add_argument("--steps", type=int, default=8000, help="steps of Carlini-Wagner on the ten images")
-    parser.add_argument("--short-steps", type=int, default=200, help="its steps on the others")
+    parser.add_argument("--short-steps", type=int, default=150, help="its steps on the others")
     parser.add_argument("--iterations", type=int, default=100, help="iterations of FAB on some of the images")
     parser.add_argument("--short-iterations", type=int, default=20, help="its iterations on all of them")
     parser.add_argument("--rounds", type=int, default=3, help="runs of the walk before and after Carlini-Wagner")

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from lipcert.attacks.evaluation import margins
 from lipcert.attacks.geometry import column
-from lipcert.attacks.objective import margins
 from lipcert.attacks.task import Task
 from lipcert.attacks.verify import distance_upper_bound
 

@@ -14,10 +14,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.attacks.base import Attack
+from lipcert.attacks.objective import inverse_slopes
+from lipcert.attacks.rivals import rivals
 from lipcert.attacks.task import Task
 from lipcert.errors import InputError
-
-NEAREST = 10  # classes, by logit, whose slopes are computed: one backward pass each
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CarliniWagner(Attack):
     With :math:`g_j`, the slope of :math:`f_y - f_j` at the input, the scaled gaps are distances, to first order: the
     search heads for the nearest class instead of the one with the second largest logit, and :math:`c > 1` is what it
     takes to fool a linear network. Scaled gaps have the signs of the logits' gaps, hence the same adversarial examples.
-    With a target t the penalty is :math:`\max_j s_j (f_j - f_t)`, scaled by the farthest class instead of the nearest.
+    With a target t the penalty is :math:`s \max_j (f_j - f_t)`, with the slope of that gap at the input.
     Early stopping is off: foolbox decides it on the sum over the batch, which would make a sample's result depend on
     its neighbours.
 
@@ -116,25 +116,12 @@ class _Balanced(nn.Module):
 
 def _factors(model: nn.Module, task: Task) -> Tensor:
     """Return the scales ``(N, K)``, positive; 1 where a slope says nothing (a flat network, a tie)."""
-    pivot = (task.labels if task.targets is None else task.targets)[:, None]
-    leaf = task.inputs.clone().requires_grad_()
-    logits = model(leaf)
-    # what has to become negative: one of the gaps to the other classes, or all of the gaps to the target
-    gaps = logits.gather(1, pivot) - logits if task.targets is None else logits - logits.gather(1, pivot)
-    ranked = gaps.detach() if task.targets is None else -gaps.detach()
-    nearest = ranked.scatter(1, pivot, math.inf).argsort(1)[:, : min(NEAREST, gaps.shape[1] - 1)]
-    slopes = torch.ones_like(nearest, dtype=leaf.dtype)
-    for rank in range(nearest.shape[1]):
-        gap = gaps.gather(1, nearest[:, rank, None]).sum()
-        (gradient,) = torch.autograd.grad(gap, leaf, retain_graph=True)
-        slopes[:, rank] = gradient.flatten(1).square().sum(1).sqrt()
-    distances = gaps.detach().gather(1, nearest) / slopes
-    if task.targets is None:
-        distance = distances.nan_to_num(math.inf).amin(1, keepdim=True)
-    else:
-        distance = distances.nan_to_num(0.0, posinf=0.0).amax(1, keepdim=True)
-    # classes further down the ranking are taken to be as steep as the last one that was looked at
-    factors = (2 * distance / slopes[:, -1:]).expand(gaps.shape).scatter(1, nearest, 2 * distance / slopes)
+    seen = rivals(model, task.inputs, task)
+    if seen.classes.shape[1] == 0:
+        return torch.ones_like(seen.logits)
+    distances = seen.gaps / torch.linalg.vector_norm(seen.gradients, dim=2)
+    distance = distances.nan_to_num(math.inf).amin(1, keepdim=True)
+    factors = 2 * distance * inverse_slopes(seen, "l2")
     return torch.where(factors.isfinite() & (factors > 0), factors, 1.0)
 
 

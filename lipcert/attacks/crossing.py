@@ -9,8 +9,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.attacks.best import Best, rounding
+from lipcert.attacks.evaluation import forward, margins
 from lipcert.attacks.geometry import column
-from lipcert.attacks.objective import forward, margins
 
 LOOKS = 6
 

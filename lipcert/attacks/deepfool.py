@@ -13,8 +13,9 @@ from torch import Tensor
 from lipcert.attacks.base import Attack
 from lipcert.attacks.best import Best, rounding
 from lipcert.attacks.crossing import cross
+from lipcert.attacks.evaluation import margins
 from lipcert.attacks.geometry import lengths, onto_plane
-from lipcert.attacks.objective import margins, rivals
+from lipcert.attacks.rivals import rivals
 from lipcert.attacks.task import NORMS, Norm, Task
 from lipcert.errors import InputError
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lipcert.attacks.best import Best
 from lipcert.attacks.crossing import cross
+from lipcert.attacks.evaluation import forward, margins, slopes
 from lipcert.attacks.geometry import lengths, onto_plane
-from lipcert.attacks.objective import forward, margins, rivals, slopes
+from lipcert.attacks.rivals import rivals
 from lipcert.attacks.task import Task
 
 BEHIND = 1.05  # walkers that see the boundary farther away than the nearest of their sample times this are given up
