@@ -23,6 +23,7 @@ SMALL = {
         *("--images=3", "--some=2", "--steps=2", "--short-steps=2", "--rounds=1"),
         *("--iterations=2", "--short-iterations=1"),
     ],
+    "benchmarks/autoattack.py": ["--images=2", "--rounds=1", "--components", "apgd-ce", "fab-t"],
     "benchmarks/time_to_quality.py": ["--small", "--full", "--steps=2", "--clean=0", "--acr=0"],
 }
 SMALL_TRAINING = [
