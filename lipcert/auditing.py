@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn as nn
@@ -213,7 +214,10 @@ def closing_block(result: AuditResult, page: Path) -> str:
         verdict = "NO CERTIFICATES, attacked all the same" if nothing else "PASS, every attacked certificate stood"
     lines = [("verdict", f"{verdict}: {attacked:,} of {len(result.rows):,} attacked, {violated:,} violated")]
     nearest = min((row for row in result.rows if row.ratio is not None), key=lambda row: row.ratio or 0.0, default=None)
-    if nearest is None:
+    distances = [row.distance for row in result.rows if row.distance is not None]
+    if nearest is None and distances:
+        lines.append(("distances", f"{rounded_up(min(distances))} at least, median {rounded_up(median(distances))}"))
+    elif nearest is None:
         lines.append(("smallest ratio", "none, no adversarial example was found"))
     else:
         where = f"distance {rounded_up(nearest.distance)} over radius {rounded_down(nearest.radius)}"

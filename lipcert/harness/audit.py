@@ -214,7 +214,7 @@ def _journal(workplace: Workplace, identity: dict[str, Any], images: ImageSet) -
             f"set aside an unfinished audit of other {', '.join(journal.set_aside)}: it is in {journal.directory}.old"
         )
     if journal.records:
-        workplace.announce(f"going on with an unfinished audit: {len(journal.records):,} chunks are known")
+        workplace.announce(f"going on with an unfinished audit; chunks that are known: {len(journal.records):,}")
     return journal
 
 

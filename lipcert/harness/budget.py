@@ -182,7 +182,8 @@ def budget_of(
     if attacks is None:
         stages, again = (_able(part, norm) for part in (budget.stages, budget.again))
     else:
-        stages = again = _asked_for(attacks, epsilons, norm)
+        stages = _asked_for(attacks, epsilons, norm)
+        again = stages if budget.seconds is not None else ()
     if not stages:
         raise InputError(f"expected at least one attack in {norm or 'any'} norm, got none")
     return replace(budget, stages=stages, again=again)

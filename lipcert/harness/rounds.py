@@ -70,7 +70,7 @@ class Rounds:
         found = self.team.agreed(self.journal.records)
         self._known = {(record.round, record.chunk): (record, place) for record, place in found}
         self.journal.records = []
-        work = sum(_expected_work(stage, len(samples)) for stage in budget.stages)
+        work = sum(_expected_work(stage, len(samples), first=stage is budget.stages[0]) for stage in budget.stages)
         idle = 0
         with self.interrupts.handled(), Progress(work, seconds=budget.seconds, shown=self.team.leads) as progress:
             for number, stage in enumerate(budget.rounds()):
@@ -85,7 +85,8 @@ class Rounds:
                 idle = 0 if chosen else idle + 1
                 if idle > len(budget.stages) + len(budget.again):
                     break  # nothing is left to go round for
-                end = self._round(number, stage, chosen, work=_expected_work(stage, len(samples)), progress=progress)
+                expected = _expected_work(stage, len(samples), first=number == 0)
+                end = self._round(number, stage, chosen, work=expected, progress=progress)
                 if end != "done":
                     return end
         return self.team.agreed("unwritable" if self.failure else "done")
@@ -212,9 +213,9 @@ def seed_of(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=6).digest(), "little")
 
 
-def _expected_work(stage: Stage, samples: int) -> float:
+def _expected_work(stage: Stage, samples: int, *, first: bool) -> float:
     """Return how many images an attack will push forward, as far as can be told before."""
-    if stage.which == "missed":
+    if stage.which == "missed" and not first:  # it is hoped that nothing is
         return 0.0
     expected = min(samples, max(stage.least, round(stage.share * samples)))
     known = stage.attack.forward_budget(expected)

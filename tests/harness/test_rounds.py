@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import resource
 import signal
 import sys
 import warnings
@@ -198,7 +199,7 @@ def test_an_audit_that_died_at_any_chunk_goes_on(tmp_path, monkeypatch, unbroken
         with pytest.raises(Killed):
             audit(workplace=workplace)
     assert content(audit(workplace=workplace)) == unbroken
-    known = [f"going on with an unfinished audit: {last - 1} chunks are known"]
+    known = [f"going on with an unfinished audit; chunks that are known: {last - 1}"]
     assert said == (known if last > 1 else [])
 
 
@@ -217,12 +218,8 @@ BOOKKEEPING = ("rounds.py", "ledger.py", "journal.py", "records.py", "clock.py",
 
 def forked(last_line, partial):
     """Run the audit in a process that kills itself at a line of the bookkeeping; return how many it ran."""
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; torch is kept from starting some
-        child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)
+
+    def work():
         lines = 0
 
         def trace(frame, event, argument):
@@ -237,14 +234,30 @@ def forked(last_line, partial):
         sys.settrace(trace)
         audit(workplace=Workplace(partial=partial))
         sys.settrace(None)
-        os.write(writer, str(lines).encode())
-        os._exit(0)
+        return lines
+
+    code, said = in_another_process(work)
+    assert code == (0 if last_line is None else -signal.SIGKILL)
+    return int(said) if said else None
+
+
+def in_another_process(work):
+    """Return the exit code of a process that does the work, and what came of it as text."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; torch is kept from starting some
+        child = os.fork()
+    if child == 0:
+        try:
+            torch.set_num_threads(1)
+            os.write(writer, str(work()).encode())
+            os._exit(0)
+        finally:
+            os._exit(1)  # no exception gets into a second pytest
     os.close(writer)
     with os.fdopen(reader) as pipe:
         said = pipe.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code == (0 if last_line is None else -signal.SIGKILL)
-    return int(said) if said else None
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
 def test_a_finished_chunk_is_not_attacked_again(tmp_path, monkeypatch):
@@ -307,6 +320,25 @@ def test_a_full_disk_hands_over_what_is_known(tmp_path, monkeypatch, unbroken):
     assert "file system" in result.warnings[0]
     assert len(taken) == 5
     assert (tmp_path / EXAMPLES).stat().st_size > 0
+    assert content(audit(workplace=workplace)) == unbroken
+
+
+def test_a_file_that_may_not_grow_any_more_ends_the_audit_and_it_can_go_on(tmp_path, unbroken):
+    workplace = Workplace(partial=tmp_path)
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        try:
+            audit(workplace=workplace)
+        except AuditWriteError as stopped:
+            return f"{stopped.strerror}: {sum(attack.samples for attack in stopped.result.attacks)}"
+
+    code, said = in_another_process(work)
+    reason, _, known = said.rpartition(": ")
+    assert (code, reason) == (0, "File too large")
+    lines = (tmp_path / ROWS).read_bytes().splitlines(keepends=True)
+    whole = [json.loads(line)["record"] for line in lines[1:] if line.endswith(b"\n")]
+    assert int(known) == sum(len(record["samples"]) for record in whole) > 0
     assert content(audit(workplace=workplace)) == unbroken
 
 
