@@ -98,7 +98,7 @@ class AutoAttack(Attack):
     def run(self, model: nn.Module, task: Task) -> Findings:
         """Return the adversarial examples found, and by which component; the input itself where there is none."""
         prediction, classes = _predictions(model, task.inputs, self.batch_size)
-        with _undisturbed(task.inputs.device):
+        with _undisturbed():
             ensemble = _Ensemble(model, task, classes, self.version)
             names = self.components or ensemble.standard_components
             ensemble.check(names)
@@ -223,13 +223,13 @@ class _UnitRange(nn.Module):
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
+def _undisturbed() -> Iterator[None]:
     """Put back the state of the global random number generators, which components seed, and silence their log."""
     log = logging.getLogger("auto-attack")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
             yield
     finally:
         log.setLevel(level)
