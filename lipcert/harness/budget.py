@@ -17,6 +17,7 @@ from lipcert.attacks import (
     DeepFool,
     FastMinimumNorm,
     HopSkipJump,
+    ProjectedGradient,
     SquareAttack,
 )
 from lipcert.errors import InputError
@@ -104,14 +105,15 @@ def standard(epsilons: Epsilons) -> Budget:
     stages = (
         Stage(BoundaryWalk(), optional=True),
         Stage(FastMinimumNorm(), "missed", optional=True),
-        *_closest_calls(),
+        _some(BoundaryWalk(rivals=9, steps=20, restarts=2), 0.2),
+        _some(FastMinimumNorm(), 0.05),
         _some(CarliniWagner(), 0.001),
     )
     return Budget("standard", stages)
 
 
 def thorough(epsilons: Epsilons) -> Budget:
-    """Every attack there is, on as many samples as its cost allows: those without gradients on a few."""
+    """Every kind of attack, on as many samples as its cost allows: those without gradients on a few."""
     budgets = sorted(epsilon for epsilon in epsilons if epsilon > 0)
     stages = (
         *(
@@ -125,6 +127,7 @@ def thorough(epsilons: Epsilons) -> Budget:
             )
         ),
         _some(CarliniWagner(binary_search_steps=6, steps=1000), 0.01),
+        *(_some(ProjectedGradient(restarts=3), 0.1, epsilon) for epsilon in budgets),
         *(_some(AutoAttack(), 0.02, epsilon) for epsilon in budgets),
         *(_some(SquareAttack(), 0.005, epsilon) for epsilon in budgets),
         _some(HopSkipJump(), 0.005),
@@ -134,17 +137,9 @@ def thorough(epsilons: Epsilons) -> Budget:
 
 
 def timed(epsilons: Epsilons, seconds: float) -> Budget:
-    """The first look of the standard budget at every sample; then the closest calls, again and again."""
-    stages, again = standard(epsilons).stages, _closest_calls()
-    return Budget(f"{seconds:g} s", stages, seconds=seconds, again=again)
-
-
-def _closest_calls() -> tuple[Stage, ...]:
-    return (
-        _some(BoundaryWalk(rivals=9, steps=20, restarts=2), 0.2),
-        _some(FastMinimumNorm(), 0.05),
-        _some(DecoupledDirection(), 0.05),
-    )
+    """What the standard budget does; then walks from other places, again and again, most often on the closest calls."""
+    again = tuple(_some(BoundaryWalk(rivals=9, steps=20, restarts=4), share) for share in (0.05, 0.2, 1.0))
+    return Budget(f"{seconds:g} s", standard(epsilons).stages, seconds=seconds, again=again)
 
 
 def _some(attack: Attack, share: float, epsilon: float | None = None) -> Stage:
