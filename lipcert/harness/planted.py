@@ -50,11 +50,10 @@ class Planted:
     def expected(self) -> str:
         """What the audit must say, in a few words."""
         if self.refused:
-            return f"refusal: {self.refused}"
-        said = [f'warning "{" or ".join(self.warnings)}"'] if self.warnings else []
-        if self.violated:
-            said.insert(0, "violations")
-        return " and ".join(said) or "nothing"
+            return f"refused: {self.refused}"
+        said = ["violations"] if self.violated else []
+        said += [" or ".join(self.warnings)] if self.warnings else []
+        return ", ".join(said) or "nothing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from lipcert.attacks import Attack
+from lipcert.attacks import Attack, BoundaryWalk
 from lipcert.certificates import certify
 from lipcert.data import FashionMNISTMini, ImageSet
 from lipcert.errors import InputError
@@ -17,6 +17,7 @@ from lipcert.harness.planted import Certifier, Planted, own_images, planted_mode
 from lipcert.harness.result import AuditResult
 from lipcert.harness.trust import TITLES
 
+ATTACKS = (BoundaryWalk(),)
 EXIT_CAUGHT, EXIT_MISSED = 0, 1
 
 
@@ -54,7 +55,7 @@ def self_test(
         network: plain network in eval mode; by default the MaxMin network.
         images: the images to use; by default the embedded ones.
         certifier: gives the network's certificates.
-        attacks: in place of the audit's own.
+        attacks: with which; by default only the one that every budget begins with: what it catches, all of them do.
         audit: what is tested.
         progress: called with the name of each model before it is audited.
 
@@ -69,7 +70,7 @@ def self_test(
         ...     raise InputError("expected less work, got more")
         >>> verdicts = self_test(audit=lazy)
         >>> verdicts[1].planted.name, verdicts[1].caught, verdicts[1].said
-        ('Lipschitz constant 10 % too small', False, 'refusal: expected less work, got more')
+        ('Lipschitz constant 10 % too small', False, 'refused: expected less work, got more')
     """
     if network is not None and images is None:
         raise InputError("expected images beside the network, got none")
@@ -79,20 +80,29 @@ def self_test(
     verdicts = []
     for planted in planted_models(tight, host, certifier=certifier):
         progress(planted.name)
-        verdicts.append(_verdict(planted, audit, attacks))
+        verdicts.append(_verdict(planted, audit, attacks or ATTACKS))
     return tuple(verdicts)
 
 
-def _verdict(planted: Planted, audit: Callable[..., AuditResult], attacks: Sequence[Attack] | None) -> Caught:
+def _verdict(planted: Planted, audit: Callable[..., AuditResult], attacks: Sequence[Attack]) -> Caught:
     samples = torch.arange(len(planted.images))
     try:
         result = audit(planted.network, planted.images, samples=samples, certifier=planted.certifier, attacks=attacks)
     except InputError as error:
-        return Caught(planted, bool(planted.refused) and str(error).startswith(planted.refused), f"refusal: {error}")
+        return Caught(planted, bool(planted.refused) and str(error).startswith(planted.refused), f"refused: {error}")
     titles = [title for title in TITLES if any(warning.startswith(f"{title}:") for warning in result.warnings)]
-    said = [f"{len(result.violations):,} violations"] if result.violations else []
-    said += [f'warning "{title}"' for title in titles]
-    return Caught(planted, _is_caught(planted, titles, violated=bool(result.violations)), ", ".join(said) or "nothing")
+    caught = _is_caught(planted, titles, violated=bool(result.violations))
+    return Caught(planted, caught, _said(planted, titles, violations=len(result.violations)))
+
+
+def _said(planted: Planted, titles: Sequence[str], *, violations: int) -> str:
+    """Return what was said; what follows from a defect that was named is only counted."""
+    named = [title for title in titles if title in planted.warnings] or titles
+    said = [f"{violations:,} violations"] if violations else []
+    said += named
+    others = len(titles) - len(named)
+    said += [f"{others} more warning{'s' if others > 1 else ''}"] if others else []
+    return ", ".join(said) or "nothing"
 
 
 def _is_caught(planted: Planted, titles: Sequence[str], *, violated: bool) -> bool:
@@ -120,10 +130,8 @@ def table(verdicts: Sequence[Caught]) -> str:
         >>> sound = ImageSet(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.tensor([0]))
         >>> planted = Planted("radii too large", "radii x 1.2", nn.Flatten(), sound, certify, True)
         >>> print(table([Caught(planted, False, "nothing")]))
-        <BLANKLINE>
                 planted          how          must be said  was said
         MISSED  radii too large  radii x 1.2  violations    nothing
-        <BLANKLINE>
         0 of 1 planted models were reported for what they are.
     """
     rows = [("", "planted", "how", "must be said", "was said")]
@@ -133,6 +141,4 @@ def table(verdicts: Sequence[Caught]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     caught = sum(verdict.caught for verdict in verdicts)
-    return "\n".join(
-        ["", *lines, "", f"{caught:,} of {len(verdicts):,} planted models were reported for what they are."]
-    )
+    return "\n".join([*lines, f"{caught:,} of {len(verdicts):,} planted models were reported for what they are."])
