@@ -11,6 +11,7 @@ from torch import nn
 
 from lipcert.attacks import BoundaryWalk, ProjectedGradient
 from lipcert.attacks.counting import CountedNetwork
+from lipcert.attacks.crossing import PUSHES
 from lipcert.attacks.task import Task
 from lipcert.errors import InputError
 
@@ -197,5 +198,6 @@ def test_the_walk_takes_known_examples_as_starting_points():
     free = BoundaryWalk(steps=1)(network, inputs, labels).verified
     deep = BoundaryWalk(steps=20, restarts=6)(network, inputs, labels)
     again = BoundaryWalk(steps=1)(network, inputs, labels, start=deep.candidates).verified
-    assert (again.distance <= deep.verified.distance).all()
-    assert (again.distance < free.distance).any()
+    # an example at the boundary may be moved on by a push or two, so that it lasts in a batch and alone
+    assert (again.distance <= deep.verified.distance * (1 + 1.1 * PUSHES[1])).all()
+    assert (again.distance < free.distance * (1 - 1e-3)).any()
