@@ -200,4 +200,4 @@ def test_the_walk_takes_known_examples_as_starting_points():
     again = BoundaryWalk(steps=1)(network, inputs, labels, start=deep.candidates).verified
     # an example at the boundary may be moved on by a push or two, so that it lasts in a batch and alone
     assert (again.distance <= deep.verified.distance * (1 + 1.1 * PUSHES[1])).all()
-    assert (again.distance < free.distance * (1 - 1e-3)).any()
+    assert (again.distance < free.distance * (1 - 1e-4)).any()
