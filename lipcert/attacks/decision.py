@@ -9,12 +9,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from lipcert.attacks.evaluation import forward
 from lipcert.attacks.geometry import column, lengths
 from lipcert.attacks.randomness import uniform
 from lipcert.attacks.task import Norm, Task
 from lipcert.attacks.verify import distance_upper_bound, fooled
 
-BATCH = 500  # images asked about at a time
 CELLS = 4  # a coarse random image has so many cells a side
 NEIGHBOURS = 10  # of a sample that are tried as starting points
 OUTWARDS = (0.0, 2**-14, 2**-12, 2**-10, 2**-8)  # shares of the distance by which a found point is moved to settle it
@@ -44,18 +44,14 @@ class Oracle:
         """Return which samples ``(N,)`` may still ask so many questions."""
         return self.asked + questions <= self.queries
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, owners: Tensor) -> Tensor:
         """Return which ``(M,)`` of the images ``(M, C, H, W)`` are adversarial, each for the sample at its position."""
+        if len(owners) == 0:
+            return torch.zeros_like(owners, dtype=torch.bool)
         self.asked.index_add_(0, owners, torch.ones_like(owners))
-        answers = torch.zeros_like(owners, dtype=torch.bool)
-        for first in range(0, len(owners), BATCH):
-            part = slice(first, first + BATCH)
-            logits = self.model(images[part])
-            targets = None if self.task.targets is None else self.task.targets[owners[part]]
-            answers[part] = fooled(logits.argmax(1), self.task.labels[owners[part]], targets)
-            answers[part] &= ~logits.isnan().any(1)
-        return answers
+        logits = forward(self.model, images)
+        targets = None if self.task.targets is None else self.task.targets[owners]
+        return fooled(logits.argmax(1), self.task.labels[owners], targets) & ~logits.isnan().any(1)
 
 
 def starting_points(oracle: Oracle, generators: Sequence[torch.Generator], tries: int) -> tuple[Tensor, Tensor]:

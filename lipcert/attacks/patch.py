@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.attacks.base import Attack, Findings
+from lipcert.attacks.evaluation import margins
 from lipcert.attacks.geometry import column
 from lipcert.attacks.randomness import sample_generators, uniform
+from lipcert.attacks.rivals import rivals
 from lipcert.attacks.task import NORMS, Norm, Task
 from lipcert.attacks.verify import fooled
 from lipcert.attacks.windows import window
 from lipcert.errors import InputError
 
-NEAREST = 10  # classes, by logit, that rank the places: one backward pass each
 FIRST_STEP, LAST_STEP = 0.25, 0.001  # of the range of a pixel; halved where a step did not help
 
 
@@ -33,7 +34,7 @@ class AdversarialPatch(Attack):
     .. math:: \min_{j \neq y} \Big( f_y(x) - f_j(x)
         - \sum_{i \in R} \max_{l \le z \le u} \partial_i (f_y - f_j)(x) \, (x_i - z) \Big),
 
-    which is exact for a linear network; with a target t, by the maximum over j of :math:`f_j - f_t`. At one place after
+    which is exact for a linear network; with a target t, by the gap between the leading class and t. At one place after
     the other the content starts from the best for that class j and takes signed gradient steps on the margin, each from
     the best content so far, until the class changes.
 
@@ -113,12 +114,12 @@ class AdversarialPatch(Attack):
     def run(self, model: nn.Module, task: Task) -> Findings:
         """Return the images with patches that changed the class, and where these are; the inputs where none did."""
         search = _Search(model, task, self, self._places(task.inputs.shape))
-        corners, rivals = search.ranked()
+        corners, aims = search.ranked()
         for number in range(corners.shape[1]):
             owners = (~search.hit).nonzero().flatten()
             if len(owners) == 0:
                 break
-            search.optimise(owners, corners[owners, number], rivals[owners, number])
+            search.optimise(owners, corners[owners, number], aims[owners, number])
         found = list(zip(search.corner.tolist(), search.hit.tolist(), strict=True))
         rows, columns = (tuple(corner[axis] if hit else None for corner, hit in found) for axis in range(2))
         return Findings(search.found, {"row": rows, "column": columns})
@@ -148,64 +149,47 @@ class _Search:
         self.patch = patch
         self.places = places.to(task.inputs.device)
         self.generators = sample_generators(task)
+        self.seen = rivals(model, task.inputs, task)
         self.found = task.inputs.clone()
         self.hit = torch.zeros_like(task.labels, dtype=torch.bool)
         self.corner = torch.zeros(len(task.labels), 2, dtype=torch.int64, device=task.inputs.device)
 
     def ranked(self) -> tuple[Tensor, Tensor]:
-        """Return the places to try in every image, in order, ``(N, T, 2)``, and the classes to aim at ``(N, T)``."""
-        prospects, rivals = self._prospects()
+        """Return the places to try in every image, in order, ``(N, T, 2)``, and the rivals to aim at ``(N, T)``."""
+        prospects, aims = self._prospects()
         if self.patch.search == "random":
-            prospects = uniform(self.generators, (len(self.places),), self.task.inputs)
+            prospects = uniform(self.generators, prospects.shape[1:], self.task.inputs)
         order = prospects.argsort(dim=1, stable=True)[:, : self.patch.tries]
-        return self.places[order], rivals.gather(1, order)
+        return self.places[order], aims.gather(1, order)
 
     def _prospects(self) -> tuple[Tensor, Tensor]:
         """Return the margins that the best patch at every place would leave, were the network linear.
 
         Returns:
-            Margins ``(N, L)``, and the classes ``(N, L)`` whose gaps they are.
+            Margins ``(N, L)``, and the rivals whose gaps they are ``(N, L)``; no places where there are no rivals.
         """
         low, high = self.task.bounds
-        leaf = self.task.inputs.clone().requires_grad_()
-        gaps = self._gaps(self.model(leaf), torch.arange(len(leaf), device=leaf.device))
-        one_is_enough = self.task.targets is None
-        nearest = gaps.detach().argsort(dim=1, descending=not one_is_enough, stable=True)
-        nearest = nearest[:, : min(NEAREST, gaps.shape[1] - 1)]
-        prospects = []
-        for rank in range(nearest.shape[1]):
-            gap = gaps.gather(1, nearest[:, rank, None])[:, 0]
-            (gradient,) = torch.autograd.grad(gap.sum(), leaf, retain_graph=True)
-            gains = torch.minimum(gradient * (low - self.task.inputs), gradient * (high - self.task.inputs))
-            size = (self.patch.height, self.patch.width)
-            sums = F.avg_pool2d(gains.sum(1, keepdim=True), size, stride=1)[:, 0] * math.prod(size)
-            prospects.append(gap.detach()[:, None] + sums[:, self.places[:, 0], self.places[:, 1]])
-        margins, ranks = torch.stack(prospects).min(0) if one_is_enough else torch.stack(prospects).max(0)
-        return margins, nearest.gather(1, ranks)
+        count, ranks = self.seen.gaps.shape
+        if ranks == 0:
+            return self.task.inputs.new_zeros(count, 0), self.task.labels.new_zeros(count, 0)
+        pixels = self.task.inputs.flatten(1)[:, None]
+        gains = torch.minimum(self.seen.gradients * (low - pixels), self.seen.gradients * (high - pixels))
+        gains = gains.view(count * ranks, *self.task.inputs.shape[1:]).sum(1, keepdim=True)
+        size = (self.patch.height, self.patch.width)
+        sums = F.avg_pool2d(gains, size, stride=1)[:, 0, self.places[:, 0], self.places[:, 1]] * math.prod(size)
+        margin, aims = (self.seen.gaps[:, :, None] + sums.view(count, ranks, -1)).min(1)
+        return margin, aims
 
-    def _gaps(self, logits: Tensor, owners: Tensor) -> Tensor:
-        """Return what has to become negative ``(M, K)``: one of the numbers or, with a target, all of them."""
-        if self.task.targets is None:
-            pivot = self.task.labels[owners][:, None]
-            return (logits.gather(1, pivot) - logits).scatter(1, pivot, math.inf)
-        pivot = self.task.targets[owners][:, None]
-        return (logits - logits.gather(1, pivot)).scatter(1, pivot, -math.inf)
-
-    def _margins(self, logits: Tensor, owners: Tensor) -> Tensor:
-        """Return ``(M,)``, negative where the class is left, or the target reached."""
-        gaps = self._gaps(logits, owners)
-        return gaps.amin(1) if self.task.targets is None else gaps.amax(1)
-
-    def optimise(self, owners: Tensor, corners: Tensor, rivals: Tensor) -> None:
+    def optimise(self, owners: Tensor, corners: Tensor, aims: Tensor) -> None:
         """Search for the contents of one patch for each of these samples ``(M,)``.
 
         Args:
             owners: positions of the samples.
             corners: ``(M, 2)``, first rows and columns.
-            rivals: ``(M,)``, the classes whose gaps the first contents are made for.
+            aims: ``(M,)``, which of their rivals the first contents are made for.
         """
         low, high = self.task.bounds
-        content = self._first_contents(owners, corners, rivals)
+        content = self._first_contents(owners, corners, aims)
         best, uphill = content.clone(), torch.zeros_like(content)
         lowest = content.new_full((len(owners),), math.inf)
         lowest_hit = lowest.clone()
@@ -230,14 +214,12 @@ class _Search:
     def _keep(self, owners: Tensor, corners: Tensor, images: Tensor) -> None:
         self.found[owners], self.corner[owners], self.hit[owners] = images, corners, True
 
-    def _first_contents(self, owners: Tensor, corners: Tensor, rivals: Tensor) -> Tensor:
+    def _first_contents(self, owners: Tensor, corners: Tensor, aims: Tensor) -> Tensor:
         """Return the contents that would be the best of a linear network; random where they do not matter to one."""
         low, high = self.task.bounds
-        inputs = self.task.inputs[owners].requires_grad_()
-        gaps = self._gaps(self.model(inputs), owners).gather(1, rivals[:, None])
-        (gradient,) = torch.autograd.grad(gaps.sum(), inputs)
+        inputs = self.task.inputs[owners]
         index = window(corners, (self.patch.height, self.patch.width), inputs.shape[1])
-        slope = gradient[index]
+        slope = self.seen.gradients[owners, aims].view_as(inputs)[index]
         noise = uniform([self.generators[i] for i in owners.tolist()], slope.shape[1:], inputs)
         flat = low + (high - low) * noise
         return torch.where(slope > 0, low, torch.where(slope < 0, high, flat)).clamp(low, high)
@@ -253,12 +235,15 @@ class _Search:
             scales = self.patch.scale + (1 - self.patch.scale) * numbers[:, 1]
             views.append(inputs.index_put(index, transformed(leaf, inputs[index], angles, scales)))
         logits = self.model(torch.cat(views))
-        margins = self._margins(logits, owners.repeat(len(views))).view(len(views), -1).mean(0)
-        (gradient,) = torch.autograd.grad(margins.sum(), leaf)
-        targets = None if self.task.targets is None else self.task.targets[owners]
+        labels, targets = self.task.labels[owners], None if self.task.targets is None else self.task.targets[owners]
+        of_each_view = None if targets is None else targets.repeat(len(views))
+        margin = margins(logits, labels.repeat(len(views)), of_each_view).view(len(views), -1).mean(0)
+        gradient = torch.zeros_like(leaf)
+        if margin.requires_grad:
+            (gradient,) = torch.autograd.grad(margin.sum(), leaf)
         upright = logits[: len(owners)].detach()
-        hit = fooled(upright.argmax(1), self.task.labels[owners], targets) & ~upright.isnan().any(1)
-        return margins.detach(), gradient, views[0].detach(), hit
+        hit = fooled(upright.argmax(1), labels, targets) & ~upright.isnan().any(1)
+        return margin.detach(), gradient, views[0].detach(), hit
 
 
 def transformed(patches: Tensor, background: Tensor, angles: Tensor, scales: Tensor) -> Tensor:

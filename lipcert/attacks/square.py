@@ -14,6 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.attacks.base import Attack
+from lipcert.attacks.evaluation import forward, margins
 from lipcert.attacks.geometry import column, lengths, safe_size
 from lipcert.attacks.randomness import sample_generators, uniform
 from lipcert.attacks.task import Norm, Task
@@ -124,18 +125,16 @@ class _Search:
         scale = self.epsilon / lengths(delta, self.task.norm).clamp(min=torch.finfo(delta.dtype).tiny)
         return (self.task.inputs + column(scale.clamp(max=largest), delta) * delta).clamp(*self.task.bounds)
 
-    @torch.no_grad()
     def ask(self, images: Tensor, owners: Tensor) -> None:
         """Keep those of the images ``(M, C, H, W)`` whose margin is below that of the sample's best, or negative."""
         if len(owners) == 0:
             return
-        logits = self.model(images)
+        logits = forward(self.model, images)
+        labels = self.task.labels[owners]
         targets = None if self.task.targets is None else self.task.targets[owners]
-        pivot = (self.task.labels[owners] if targets is None else targets)[:, None]
-        ahead = logits.gather(1, pivot)[:, 0] - logits.scatter(1, pivot, -math.inf).amax(1)
-        margin = ahead if targets is None else -ahead
+        margin = margins(logits, labels, targets)
         usable = ~logits.isnan().any(1)
-        hit = fooled(logits.argmax(1), self.task.labels[owners], targets) & usable
+        hit = fooled(logits.argmax(1), labels, targets) & usable
         kept = hit | ((margin < self.margin[owners]) & usable)
         self.best[owners[kept]] = images[kept]
         self.margin[owners[kept]] = margin[kept].to(self.margin)

@@ -191,13 +191,21 @@ def test_a_network_of_nans_gives_the_inputs_back():
     assert torch.equal(outcome.candidates, inputs)
 
 
+def test_the_only_class_of_a_network_cannot_be_left():
+    inputs = torch.rand(2, 1, 4, 4)
+    outcome = AdversarialPatch(height=2, width=2)(
+        linear_network(torch.ones(1, 16)), inputs, torch.zeros(2, dtype=torch.int64)
+    )
+    assert torch.equal(outcome.candidates, inputs)
+
+
 def test_passes_are_counted():
     network, inputs, labels = problem(samples=5, certain=(0.3, 0.3))
     attack = AdversarialPatch(height=1, width=1, row=0, column=0, steps=3)
     assert not (best_margins(network, inputs, labels, 1, 1)[:, 0, 0] < 0).any()
     outcome = attack(network, inputs, labels)
-    assert outcome.forward_passes == 5 * (1 + 1 + 4)  # prospects, first contents, and the first and three more
-    assert outcome.backward_passes == 5 * (3 + 1 + 4)  # the prospects are of three classes
+    assert outcome.forward_passes == 5 * (1 + 4)  # the prospects, the first contents and three steps
+    assert outcome.backward_passes == 5 * (3 + 4)  # the prospects are of three classes
 
 
 PATCH = torch.arange(12.0).view(1, 2, 2, 3) / 12
