@@ -3,25 +3,24 @@
 An adversary of a classifier with a detector has to do both: change the class, and not be flagged. Everything here is
 built around one convention, **K + 1 logits**: a network that may reject gives K logits of classes and one more, the
 last, that is the largest where the input is rejected. :class:`DetectedNetwork` makes such a network of a classifier and
-a detector, and a network that was trained to reject is one as it is. :func:`jointly` makes any attack one that leaves
-the class *and* stays below the detector's threshold.
+a detector, and a network that was trained to reject is one as it is. :func:`lipcert.harness.joint_attack.jointly` makes
+any attack one that leaves the class *and* stays below the detector's threshold.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from lipcert.attacks import Attack, Findings, Task
-from lipcert.attacks.task import within
 from lipcert.certificates import Certificate, certify
 from lipcert.errors import InputError
+from lipcert.harness.foreign import load_foreign
 from lipcert.harness.result import SampleRow
 
 REJECTED = "rejected"
@@ -64,6 +63,9 @@ class DetectedNetwork(nn.Module):
         [1, 2]
     """
 
+    threshold: Tensor
+    slope: Tensor
+
     def __init__(
         self, classifier: nn.Module, detector: Detector, *, threshold: float = 0.5, slope: float = 1.0
     ) -> None:
@@ -74,15 +76,16 @@ class DetectedNetwork(nn.Module):
             raise InputError(f"expected a finite slope > 0, got {slope:g}")
         self.classifier = classifier
         self.detector = detector
-        self.threshold = threshold
-        self.slope = slope
+        # buffers: what is audited is known by its tensors
+        self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
+        self.register_buffer("slope", torch.tensor(slope, dtype=torch.float64))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return ``(N, K + 1)`` logits."""
         logits: Tensor = self.classifier(inputs)
-        excess, flagged = self._excess(inputs)
+        excess, flagged = self._judged(inputs)
         largest = logits.amax(1)
-        last = largest + self.slope * excess.to(logits)
+        last = largest + self.slope.to(logits) * excess.to(logits)
         # a sum that rounds to the wrong side would let through what the detector flags, or the other way round
         settled = torch.where(flagged, torch.nextafter(largest, torch.full_like(largest, torch.inf)), largest).detach()
         wrong = (last > largest) != flagged
@@ -90,15 +93,20 @@ class DetectedNetwork(nn.Module):
 
     def flags(self, inputs: Tensor) -> Tensor:
         """Return which inputs ``(N,)`` the detector flags."""
-        return self._excess(inputs)[1]
+        return self._judged(inputs)[1]
 
-    def _excess(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def excess(self, inputs: Tensor) -> Tensor:
+        """Return how far the score of each input ``(N,)`` is above the threshold."""
+        return self._judged(inputs)[0]
+
+    def _judged(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         score = self.detector(inputs)
         if score.shape != (len(inputs),):
             raise InputError(f"expected flags or scores of shape ({len(inputs)},), got {tuple(score.shape)}")
         if score.dtype == torch.bool:
             return score.to(inputs) - 0.5, score
-        return score - self.threshold, score > self.threshold
+        threshold = self.threshold.to(score)
+        return score - threshold, score > threshold
 
 
 class KeepsClass(nn.Module):
@@ -129,91 +137,6 @@ class KeepsClass(nn.Module):
         classes, last = logits[:, :-1], logits[:, -1]
         kept = torch.maximum(classes[:, self.label], last)
         return torch.cat([classes[:, : self.label], kept[:, None], classes[:, self.label + 1 :]], dim=1)
-
-
-@dataclass(frozen=True)
-class _Jointly(Attack):
-    """An attack on networks with K + 1 logits, the last of which is rejection."""
-
-    attack: Attack
-
-    def run(self, model: nn.Module, task: Task) -> Findings:
-        """Attack class by class; return the input itself where it is rejected, before or after."""
-        candidates = task.inputs.clone()
-        details: dict[str, list[str | int | None]] = {}
-        with torch.no_grad():
-            last = model(task.inputs[:1]).shape[1] - 1
-        for label in task.labels.unique().tolist():
-            chosen = (task.labels == label).nonzero().flatten()
-            if label == last:  # what is rejected as it is has no class to leave
-                continue
-            found = self.attack.run(KeepsClass(model, label).eval(), _part(task, chosen))
-            if isinstance(found, Findings):
-                _enter(details, found, chosen.tolist(), samples=len(task.labels))
-                found = found.candidates
-            candidates[chosen] = found.detach().to(candidates)
-        unusable = ~within(candidates, task.bounds) | _rejected(model, candidates, last)
-        candidates = torch.where(unusable.view(-1, *[1] * (candidates.ndim - 1)), task.inputs, candidates)
-        return Findings(candidates, {name: tuple(values) for name, values in details.items()})
-
-    def parameters(self) -> dict[str, int | float | str]:
-        """Return the settings of the attack."""
-        return self.attack.parameters()
-
-    def forward_budget(self, samples: int) -> int | None:
-        """Return the passes of the attack, and those that look for rejection."""
-        budget = self.attack.forward_budget(samples)
-        return None if budget is None else budget + 2 * samples + 1
-
-
-def _part(task: Task, chosen: Tensor) -> Task:
-    tensors: dict[str, Any] = {
-        field.name: value[chosen]
-        for field in dataclasses.fields(task)
-        if isinstance(value := getattr(task, field.name), Tensor)
-    }
-    return dataclasses.replace(task, **tensors)
-
-
-def _enter(details: dict[str, list[str | int | None]], found: Findings, chosen: Sequence[int], *, samples: int) -> None:
-    for name, values in found.details.items():
-        of_all = details.setdefault(name, [None] * samples)
-        for place, value in zip(chosen, values, strict=True):
-            of_all[place] = value
-
-
-@torch.no_grad()
-def _rejected(model: nn.Module, candidates: Tensor, last: int) -> Tensor:
-    """Return what is rejected ``(N,)`` in the batch or alone: verification looks at both."""
-    alone = torch.cat([model(chunk).argmax(1) for chunk in candidates.split(1)])
-    together: Tensor = model(candidates).argmax(1)
-    return (together == last) | (alone == last)
-
-
-def jointly(attack: Attack) -> Attack:
-    """Return an attack on networks with K + 1 logits whose examples count only if misclassified and not rejected.
-
-    The attack is run as it is, on the network as :class:`KeepsClass` shows it. An input that is rejected unattacked is
-    left alone.
-
-    Args:
-        attack: any attack.
-
-    Example:
-        >>> from lipcert.attacks import CarliniWagner
-        >>> jointly(CarliniWagner()).name
-        'carlini-wagner-l2 with detector'
-    """
-    facts = {
-        "name": f"{attack.name} with detector",
-        "norms": attack.norms,
-        "targeted": attack.targeted,
-        "fixed_budget": attack.fixed_budget,
-        "black_box": attack.black_box,
-        "__doc__": _Jointly.__doc__,
-    }
-    kind: type[_Jointly] = type("Jointly", (_Jointly,), facts)
-    return kind(attack)
 
 
 def certify_detected(
@@ -247,6 +170,35 @@ def certify_detected(
     )
 
 
+def flat_detector(network: nn.Module, inputs: Tensor) -> str | None:
+    """Return a warning if nothing leads an attack around a detector: its score has no gradient anywhere.
+
+    Args:
+        network: in eval mode; anything but a :class:`DetectedNetwork` has no detector.
+        inputs: ``(N, C, H, W)`` in [0, 1].
+
+    Example:
+        >>> class Dark(nn.Module):
+        ...     def forward(self, inputs):
+        ...         return inputs.flatten(1).mean(1) < 0.25
+        >>> flat_detector(DetectedNetwork(nn.Flatten(), Dark()).eval(), torch.rand(4, 1, 2, 2))[:51]
+        'Detector without a slope: its score has no gradient'
+    """
+    if not isinstance(network, DetectedNetwork):
+        return None
+    with torch.enable_grad():
+        leaf = inputs.detach().clone().requires_grad_()
+        score = network.excess(leaf).sum()
+        slope = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
+    if slope is not None and bool((slope != 0).any()):
+        return None
+    return (
+        f"Detector without a slope: its score has no gradient at any of {len(inputs):,} inputs, so attacks that follow "
+        "gradients only stay clear of it by chance. Give the score instead of the flag, and attack with hop-skip-jump "
+        "and boundary, which ask for decisions."
+    )
+
+
 def false_alarms(rows: Sequence[SampleRow], rejected: int) -> str | None:
     """Return a warning with the share of clean images that are rejected, None if none is.
 
@@ -265,3 +217,55 @@ def false_alarms(rows: Sequence[SampleRow], rejected: int) -> str | None:
         f"The detector flags {flagged:,} of {len(rows):,} clean images ({flagged / len(rows):.1%}), which count as "
         "misclassified; a detector that flags everything cannot be fooled."
     )
+
+
+def load_detected(
+    classifier: nn.Module,
+    detector: str,
+    *,
+    weights: str | Path | None = None,
+    arguments: str | Mapping[str, Any] | None = None,
+    threshold: float = 0.5,
+) -> DetectedNetwork:
+    """Return the classifier with the detector of ``--detector package.module:factory --threshold T``.
+
+    Args:
+        classifier: network in eval mode.
+        detector: import path of a class or function that returns the detector, an ``nn.Module``.
+        weights: its weights, see :func:`lipcert.harness.foreign.load_foreign`.
+        arguments: keyword arguments of the factory, or the JSON object that holds them.
+        threshold: score above which an input is flagged.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    loaded = load_foreign(detector, weights=weights, arguments=arguments)
+    return DetectedNetwork(classifier, loaded.network, threshold=threshold).eval()
+
+
+def check_rejects(network: nn.Module, inputs: Tensor, classes: int) -> None:
+    """Refuse a network that does not give one logit a class and one more for rejection.
+
+    Args:
+        network: in eval mode.
+        inputs: ``(N, C, H, W)`` in [0, 1]; one is enough.
+        classes: number of classes K of the data.
+
+    Raises:
+        InputError: says what was expected and found.
+
+    Example:
+        >>> check_rejects(nn.Flatten(), torch.rand(1, 1, 1, 4), 4)
+        Traceback (most recent call last):
+        lipcert.errors.InputError: expected 5 logits, one a class and one for rejection, got 4
+    """
+    try:
+        with torch.no_grad():
+            found = network(inputs).shape[1]
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"expected a detector that runs on images {tuple(inputs.shape[1:])}, got {reason}") from error
+    if found != classes + 1:
+        raise InputError(f"expected {classes + 1} logits, one a class and one for rejection, got {found}")

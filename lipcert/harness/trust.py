@@ -16,6 +16,7 @@ from torch import Tensor
 from lipcert.attacks.verify import predictions
 from lipcert.certificates.lower_bound import lipschitz_lower_bound
 from lipcert.errors import InputError
+from lipcert.harness.detectors import DetectedNetwork, flat_detector
 from lipcert.harness.result import AttackRow
 from lipcert.harness.trust_comparisons import curve_checks
 from lipcert.harness.trust_forward import (
@@ -42,6 +43,7 @@ TITLES = (
     "Zero gradients",
     "Vanishing gradients",
     "Masked gradients",
+    "Detector without a slope",
     "False Lipschitz constant",
     "Accuracy not falling to zero",
     "Non-monotone curve",
@@ -71,7 +73,8 @@ def trust_checks(
     """Return what speaks against trusting attacks on a network, and against its claimed constant.
 
     A network that is not a fixed function of one input, because it is in training mode, randomised, or dependent on the
-    batch, is told so and not looked at any further; one that returns nan is not attacked.
+    batch, is told so and not looked at any further; one that returns nan is not attacked. Of a classifier with a
+    detector the classifier is looked at, and whether attacks can see the detector.
 
     Args:
         network: as it will be attacked; it is left as it is, and so are torch's random numbers.
@@ -107,7 +110,11 @@ def trust_checks(
         if len(few):
             inputs, labels = inputs[few], labels[few]
             unsteady = randomised(network, inputs) or batch_dependent(network, inputs)
-            said += [unsteady] if unsteady else _checks_of_a_function(network, inputs, lipschitz_upper_bound)
+            said += [unsteady] if unsteady else [dynamic(network, inputs), flat_detector(network, inputs)]
+            if isinstance(network, DetectedNetwork):  # what has logits, a slope and a constant is the classifier
+                network = network.classifier
+            if not unsteady:
+                said += _checks_of_a_function(network, inputs, lipschitz_upper_bound)
             if not unsteady and said[0] is None:
                 said += _checks_under_attack(network, inputs, labels, surrogate)
     return tuple(warning for warning in said if warning is not None)
@@ -134,7 +141,6 @@ def _spread(usable: Tensor, count: int) -> Tensor:
 def _checks_of_a_function(network: nn.Module, inputs: Tensor, constant: float) -> list[str | None]:
     slopes = margin_slopes(network, inputs)
     return [
-        dynamic(network, inputs),
         softmax_outputs(network, inputs),
         zero_gradients(slopes),
         vanishing_gradients(slopes),

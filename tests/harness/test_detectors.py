@@ -6,19 +6,36 @@ import torch
 from linear_problem import linear_network, linear_problem
 from torch import nn
 
-from lipcert.attacks import Attack, CarliniWagner, Findings
+from lipcert.attacks import (
+    Attack,
+    AutoAttack,
+    BoundaryAttack,
+    BoundaryWalk,
+    CarliniWagner,
+    DecoupledDirection,
+    DeepFool,
+    FastGradient,
+    FastMinimumNorm,
+    Findings,
+    HopSkipJump,
+    ProjectedGradient,
+    SquareAttack,
+)
 from lipcert.certificates import certify
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
-from lipcert.harness import SampleRow, Subject, run_audit
+from lipcert.harness import BUDGETS, SampleRow, Subject, run_audit
 from lipcert.harness.detectors import (
     REJECTED,
     DetectedNetwork,
     KeepsClass,
     certify_detected,
+    check_rejects,
     false_alarms,
-    jointly,
+    load_detected,
 )
+from lipcert.harness.joint_attack import joint_budget, jointly
+from lipcert.harness.trust import trust_checks
 
 
 class Score(nn.Module):
@@ -190,7 +207,7 @@ def test_a_detector_is_audited_with_its_classifier():
         joint,
         images,
         samples=torch.arange(14),
-        attacks=[jointly(CarliniWagner(3, 150, 0.03))],
+        attacks=[jointly(BoundaryWalk())],
         certifier=certify_detected,
         subject=Subject(class_names=("a", "b", "c", "d", REJECTED)),
     )
@@ -214,9 +231,7 @@ def test_a_detector_without_certificates_behind_it_is_found_out():
         found.radius.mul_(1.5)
         return found
 
-    result = run_audit(
-        joint, images, samples=torch.arange(14), attacks=[jointly(CarliniWagner(3, 150, 0.03))], certifier=inflated
-    )
+    result = run_audit(joint, images, samples=torch.arange(14), attacks=[jointly(BoundaryWalk())], certifier=inflated)
     assert result.verdict == "fail"
 
 
@@ -239,3 +254,89 @@ def test_unusable_settings_are_refused(options, message):
 def test_a_detector_of_another_shape_is_refused():
     with pytest.raises(InputError, match=r"shape \(1,\), got \(1, 2\)"):
         DetectedNetwork(CLASSIFIER, nn.Flatten())(IMAGE)
+
+
+def trusted(detector):
+    network, pixels, _, _ = linear_problem(samples=16)
+    joint = DetectedNetwork(network, detector, threshold=8.0).eval()
+    inputs = pixels.float() / 255
+    constant = certify_detected(joint, inputs).lipschitz_upper_bound
+    said = trust_checks(joint, inputs, joint(inputs).argmax(1), lipschitz_upper_bound=constant)
+    return [warning.partition(":")[0] for warning in said]
+
+
+def test_a_detector_with_a_score_raises_no_alarm():
+    assert trusted(Score([50.0] * 16)) == []  # steeper than the classifier's constant, which is not about it
+
+
+def test_a_detector_without_a_slope_is_told_from_one_with():
+    assert trusted(Flag([1.0] * 16, -8.0)) == ["Detector without a slope"]
+    assert trusted(nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))) == []
+
+
+class Noisy(Score):
+    def forward(self, inputs):
+        return super().forward(inputs) + torch.randn(len(inputs))
+
+
+class Nan(Score):
+    def forward(self, inputs):
+        return super().forward(inputs).log()
+
+
+@pytest.mark.parametrize(("detector", "title"), [(Noisy, "Randomised"), (Nan, "Logits that are not finite")])
+def test_what_is_wrong_with_the_detector_is_wrong_with_both(detector, title):
+    assert title in trusted(detector([1.0] * 16, -8.0))
+
+
+def test_every_attack_of_a_budget_is_made_one_on_both():
+    budget = joint_budget(BUDGETS["thorough"]([0.5]))
+    assert len(budget.stages) == len(BUDGETS["thorough"]([0.5]).stages)
+    assert all(stage.attack.name.endswith(" with detector") for stage in (*budget.stages, *budget.again))
+    assert any(stage.attack.black_box for stage in budget.stages)
+
+
+EVERY = [
+    BoundaryWalk(),
+    FastMinimumNorm(steps=30),
+    DecoupledDirection(steps=30),
+    DeepFool(),
+    CarliniWagner(1, 30, 0.05),
+    FastGradient("l2"),
+    ProjectedGradient(steps=5),
+    SquareAttack(queries=50),
+    HopSkipJump(queries=200),
+    BoundaryAttack(queries=100),
+    AutoAttack(components=("apgd-ce", "fab-t")),
+]
+
+
+@pytest.mark.parametrize("attack", EVERY, ids=lambda attack: attack.name)
+def test_every_attack_works_on_both(attack):
+    joint, images, distance, flagged = detected_problem()
+    inputs, labels = images.inputs()[:6], joint(images.inputs())[:6].argmax(1)
+    outcome = jointly(attack)(joint, inputs, labels, epsilon=1.0 if attack.fixed_budget else None)
+    success = outcome.verified.success
+    assert bool(success.any())
+    assert not bool(success[flagged[:6]].any())
+    assert bool((outcome.verified.distance >= distance[:6]).all())
+    assert not bool(joint.flags(outcome.candidates[success]).any())
+    assert bool((joint.classifier(outcome.candidates[success]).argmax(1) != labels[success]).all())
+
+
+def test_thresholds_are_part_of_what_is_audited():
+    states = [DetectedNetwork(CLASSIFIER, DETECTOR, threshold=value).state_dict() for value in (0.25, 0.5)]
+    assert [state["threshold"].item() for state in states] == [0.25, 0.5]
+
+
+def test_a_detector_is_loaded_by_its_import_path():
+    joint = load_detected(CLASSIFIER, "test_detectors:Flag", arguments='{"weight": [-1.0, -1.0], "bias": 1.4}')
+    assert torch.equal(joint.flags(points()), JOINT.flags(points()))
+    assert not any(module.training for module in joint.modules())
+    check_rejects(joint, IMAGE, 2)
+    with pytest.raises(InputError, match="expected 4 logits, one a class and one for rejection, got 3"):
+        check_rejects(joint, IMAGE, 3)
+    with pytest.raises(InputError, match="expected a detector that runs on images"):
+        check_rejects(joint, torch.rand(1, 1, 3, 3), 2)
+    with pytest.raises(InputError, match="ModuleNotFoundError"):
+        load_detected(CLASSIFIER, "nowhere:Flag")
