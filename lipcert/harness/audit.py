@@ -195,7 +195,7 @@ def _identity(
 ) -> dict[str, Any]:
     """Return what makes two audits the same, in values of JSON; the number of processes and the time do not count."""
     return {
-        "network": subject.model_sha256,
+        "network": [subject.model_name, subject.model_sha256],
         "images": images.sha256,
         "certificates": [certificate.norm, certificate.rule, certificate.arithmetic, f"{certificate.radius.sum():.6g}"],
         "samples": hashlib.sha256(repr(list(samples)).encode()).hexdigest(),
