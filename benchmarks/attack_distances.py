@@ -138,7 +138,7 @@ def beside(run: Run, peer: Run) -> dict[str, Any]:
 
 def many_images(network: nn.Module, inputs: Tensor, labels: Tensor, options: argparse.Namespace) -> dict[str, Any]:
     """Return the walk beside each peer, on the images that this one is given time for."""
-    short = {"binary_search_steps": 3, "steps": options.short_steps, "stepsize": 0.02, "initial_const": 3.0}
+    short = {"binary_search_steps": 3, "steps": options.short_steps, "stepsize": 0.03, "initial_const": 3.0}
     peers: dict[str, tuple[Search, int]] = {
         "foolbox DDN, 100 steps": (foolbox_attack(network, "DDNAttack", steps=100), len(inputs)),
         "foolbox DeepFool, 50 steps": (foolbox_attack(network, "L2DeepFoolAttack", steps=50), len(inputs)),
@@ -168,11 +168,9 @@ def many_images(network: nn.Module, inputs: Tensor, labels: Tensor, options: arg
             "largest_ratio": round(float((ours / distance).max()), 4),
         }
         print(name, rows[name], flush=True)
-    deep = summary(measured(network, walk(network, DEEP), inputs, labels))
     return {
         "images": len(inputs),
         "boundary_walk": {"settings": BoundaryWalk().parameters(), **summary(own)},
-        "boundary_walk_deep": {"settings": DEEP.parameters(), **deep},
         "peers": rows,
     }
 
@@ -189,11 +187,11 @@ def summary(run: Run) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000, help="how many of the images all but one peer attack")
-    parser.add_argument("--some", type=int, default=100, help="how many of them the longest search attacks")
+    parser.add_argument("--some", type=int, default=50, help="how many of them the longest search attacks")
     parser.add_argument("--steps", type=int, default=8000, help="steps of Carlini-Wagner on the ten images")
-    parser.add_argument("--short-steps", type=int, default=150, help="its steps on the others")
+    parser.add_argument("--short-steps", type=int, default=100, help="its steps on the others")
     parser.add_argument("--iterations", type=int, default=100, help="iterations of FAB on some of the images")
-    parser.add_argument("--short-iterations", type=int, default=20, help="its iterations on all of them")
+    parser.add_argument("--short-iterations", type=int, default=10, help="its iterations on all of them")
     parser.add_argument("--rounds", type=int, default=3, help="runs of the walk before and after Carlini-Wagner")
     parser.add_argument("--seed", type=int, default=0, help="which images come first")
     parser.add_argument("--output", type=Path, help="where to keep the figures as JSON")

@@ -24,8 +24,8 @@ class BoundaryWalk(Attack):
     A walker leaves an input x for one rival class j. With :math:`m = f_y - f_j` and its gradient g at the walker's
     place z, the boundary is to first order the plane :math:`\{z' : m + \langle g, z' - z \rangle = 0\}`.
 
-    1. *Approach*: a few steps towards the plane, each to a share of the margin that is left. The first is at least as
-       long as the certified radius, within which no evaluation could show anything.
+    1. *Approach*: a few steps from place to place towards the plane, each to a share of the margin that is left. The
+       first is at least as long as the certified radius, within which no evaluation could show anything.
     2. *Walk*: a step onto the plane, and on it towards the point of plane and box that is nearest to x. A Lipschitz
        network is tame enough for this to settle within about ten steps. The share of the way that is taken grows while
        steps agree in direction, and shrinks when they turn back.

@@ -120,7 +120,8 @@ class Search:
                 # Where the certificate is right nothing is missed, and where it is wrong the walk leads back.
                 fall = self.task.radius[walkers.owners].to(levels) * lengths(walkers.gradients, "l2")
                 levels = torch.minimum(levels, (walkers.margins - fall).clamp_min(0))
-            walkers = self._moved_to(self._nearest(walkers, levels), walkers)
+            # From the place, not from the input: what turns on the way would throw a walker far off.
+            walkers = self._moved_to(self._onto(walkers, walkers.places, levels), walkers)
         return walkers
 
     def detour(self, walkers: Walkers) -> Walkers:
@@ -132,7 +133,7 @@ class Search:
         edge = EDGE * (high - low)
         spared = torch.where((walkers.places < low + edge) | (walkers.places > high - edge), SPARED, 1.0)
         seen = dataclasses.replace(walkers, gradients=walkers.gradients * spared)
-        return self._moved_to(self._nearest(seen, torch.zeros_like(walkers.margins)), walkers)
+        return self._moved_to(self._onto(seen, walkers.places, torch.zeros_like(walkers.margins)), walkers)
 
     def known(self) -> list[Walkers]:
         """Return walkers at the adversarial examples that were handed in, heading for the classes that these have."""
@@ -158,7 +159,7 @@ class Search:
         last = torch.zeros_like(walkers.places)
         for _ in range(steps):
             beside = self._beside(walkers)
-            ahead = self._nearest(walkers, torch.zeros_like(walkers.margins)) - beside
+            ahead = self._onto(walkers, self.inputs[walkers.owners], torch.zeros_like(walkers.margins)) - beside
             agreement = torch.cosine_similarity(ahead, last, dim=1)[:, None]
             change = torch.where(agreement > TURN, FASTER, torch.where(agreement < -TURN, SLOWER, 1.0))
             paces = (paces * change).clamp(SLOWEST, FASTEST)
@@ -172,10 +173,10 @@ class Search:
         if len(owners) > 0:
             cross(self.model, self.best, owners, self._images(self.feet[owners]), self.heights[owners])
 
-    def _nearest(self, walkers: Walkers, levels: Tensor) -> Tensor:
-        """Return the points nearest to the inputs where the margins are at most levels, to first order."""
+    def _onto(self, walkers: Walkers, starts: Tensor, levels: Tensor) -> Tensor:
+        """Return the points nearest to starts where the margins are at most levels, to first order."""
         planes = (walkers.gradients * walkers.places).sum(1) - walkers.margins + levels
-        return onto_plane(self.inputs[walkers.owners], walkers.gradients, planes, self.task.bounds)
+        return onto_plane(starts, walkers.gradients, planes, self.task.bounds)
 
     def _beside(self, walkers: Walkers) -> Tensor:
         """Return the boundary points, to first order, that are nearest to the walkers, on whichever side these are."""
