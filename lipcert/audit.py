@@ -122,12 +122,40 @@ def audit_parser() -> ArgumentParser:
         "by default those of RUN",
     )
     parser.add_argument("--data-args", metavar="JSON", type=str | None, help="keyword arguments of the data class")
+    _add_detector_options(parser)
+    parser.add_argument(
+        "--surrogate",
+        metavar="NETWORK",
+        type=str | None,
+        help="an undefended network for the same images, as a run directory or an import path that returns it trained: "
+        "the report warns if its adversarial examples are better than the audited network's own",
+    )
     parser.add_argument(
         "--self-test",
         action="store_true",
         help="audit the audit: plant defects in the network, by default in lipcert's own, and tell which were caught",
     )
     return parser
+
+
+def _add_detector_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--detector",
+        metavar="PACKAGE.MODULE:FACTORY",
+        type=str | None,
+        help="import path of a class or function that returns a module which flags inputs, as (N,) bool or scores: an "
+        "adversarial example must not be flagged, and a flagged clean image counts as misclassified",
+    )
+    parser.add_argument("--detector-args", metavar="JSON", type=str | None, help="keyword arguments of that factory")
+    parser.add_argument("--detector-weights", metavar="FILE", type=str | None, help="weights of the detector")
+    parser.add_argument(
+        "--threshold", metavar="SCORE", type=float, default=0.5, help="score above which the detector flags an input"
+    )
+    parser.add_argument(
+        "--rejects",
+        action="store_true",
+        help="the network gives one logit more than there are classes: the last one says that it rejects the input",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,11 +229,24 @@ def _check_target(options: Namespace) -> None:
         raise InputError("expected --data beside --model, got none")
     if options.data is None and options.data_args is not None:
         raise InputError("expected --data beside --data-args, got none")
+    _check_rejection(options)
     if options.run is not None and not Path(options.run).is_dir():
         raise InputError(f"expected a run directory, found none at {options.run}")
 
 
+def _check_rejection(options: Namespace) -> None:
+    if options.detector is None:
+        for name in ("detector_weights", "detector_args"):
+            if options[name] is not None:
+                raise InputError(f"expected --detector beside --{name.replace('_', '-')}, got none")
+    elif options.rejects:
+        raise InputError("expected --detector or --rejects, got both")
+    if options.self_test and (options.detector is not None or options.rejects or options.surrogate is not None):
+        raise InputError("expected no detector and no surrogate beside --self-test, got one")
+
+
 _KINDS = {
+    "threshold": "a number",
     "budget": "quick, standard, thorough or a number of seconds",
     "epsilons": "numbers",
     "arithmetic": "float32, float64 or real",

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -20,29 +20,44 @@ from lipcert.certificates import certify
 from lipcert.data import ImageSet
 from lipcert.errors import EXIT_UNUSABLE, InputError
 from lipcert.harness import AuditInterrupted, AuditResult, AuditWriteError, Subject, Workplace, launched_team, run_audit
-from lipcert.harness.budget import attack_classes
+from lipcert.harness.budget import Budget, attack_classes, budget_of
 from lipcert.harness.certifying import Certifier
+from lipcert.harness.checks import spread
+from lipcert.harness.detectors import REJECTED, certify_detected, check_rejects, false_alarms, load_detected
 from lipcert.harness.foreign import NO_RULE, certify_or_not, check_runs, load_data, load_foreign
+from lipcert.harness.joint_attack import joint_budget, jointly
 from lipcert.harness.journal import discard
 from lipcert.harness.power import INFLATIONS, power
 from lipcert.harness.self_test import exit_code, self_test, table
+from lipcert.harness.trust_comparisons import transfer_check
 from lipcert.report import write_report
 from lipcert.report.display import percent_down, rounded_down, rounded_up
 from lipcert.runs import load_run
 
 COMMAND = "lipcert audit"
 EXIT_STOOD, EXIT_VIOLATED = 0, 1
+COMPARED = 16  # images on which a surrogate is tried
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is audited, and where the report goes unless the user says otherwise."""
+    """What is audited, and where the report goes unless the user says otherwise.
+
+    Attributes:
+        network: in eval mode.
+        images: on which.
+        certifier: what is claimed.
+        subject: names for the report.
+        directory: of the report.
+        rejects: whether the last of the network's logits says that it rejects an input.
+    """
 
     network: nn.Module
     images: ImageSet
     certifier: Certifier
     subject: Subject
     directory: Path
+    rejects: bool = False
 
 
 def audit(options: Namespace, command: str) -> int:
@@ -59,7 +74,16 @@ def audit(options: Namespace, command: str) -> int:
     attacks = attacks_by_name(options["attacks"])
     if options["self_test"]:
         return audit_the_audit(options, attacks)
-    target = target_of(options, command)
+    target = rejecting(target_of(options, command), options)
+    doubts = compared(target, None if options["surrogate"] is None else load_surrogate(options["surrogate"]))
+
+    def told(result: AuditResult) -> AuditResult:
+        return replace(result, warnings=(*doubts, *remarks(target, result), *result.warnings))
+
+    budget: str | float | Budget = options["budget"]
+    if target.rejects:
+        attacks = None if attacks is None else [jointly(attack) for attack in attacks]
+        budget = joint_budget(budget_of(budget, epsilons=options["epsilons"]))
     samples = options["samples"]
     if samples is not None and samples > len(target.images):
         raise InputError(f"expected --samples <= {len(target.images)}, the test images, got {samples}")
@@ -76,7 +100,7 @@ def audit(options: Namespace, command: str) -> int:
                 target.images,
                 samples=None if samples is None else torch.arange(samples),
                 attacks=attacks,
-                budget=options["budget"],
+                budget=budget,
                 epsilons=options["epsilons"],
                 certifier=target.certifier,
                 subject=target.subject,
@@ -84,12 +108,12 @@ def audit(options: Namespace, command: str) -> int:
                 workplace=Workplace(team, partial, say),
             )
         except AuditInterrupted as stop:
-            return _conclude_early(stop.result, directory, "interrupted") if team.leads else EXIT_UNUSABLE
+            return _conclude_early(told(stop.result), directory, "interrupted") if team.leads else EXIT_UNUSABLE
         except AuditWriteError as stop:
-            return _conclude_early(stop.result, directory, f"{stop.strerror}: stopped")
+            return _conclude_early(told(stop.result), directory, f"{stop.strerror}: stopped")
         if not team.leads:
             return EXIT_STOOD
-    return _conclude(result, directory)
+    return _conclude(told(result), directory)
 
 
 def attacks_by_name(names: Sequence[str] | None) -> list[Attack] | None:
@@ -159,6 +183,59 @@ def target_of_run(options: Namespace, command: str) -> Target:
     subject = Subject(directory.resolve().name, run.network_sha256, data.name, "test", data.class_names, command)
     certifier = functools.partial(certify, arithmetic=options["arithmetic"])
     return Target(run.network, data.split("test"), certifier, subject, directory / "audit")
+
+
+def rejecting(target: Target, options: Namespace) -> Target:
+    """Return the target with the detector that the options name, or as one that rejects inputs by itself.
+
+    Raises:
+        InputError: the detector cannot be loaded, or the network has no logit for rejection.
+    """
+    if options["detector"] is None and not options["rejects"]:
+        return target
+    network, certifier, subject = target.network, target.certifier, target.subject
+    if options["detector"] is not None:
+        network = load_detected(
+            network,
+            options["detector"],
+            weights=options["detector_weights"],
+            arguments=options["detector_args"],
+            threshold=options["threshold"],
+        )
+        certifier = functools.partial(certify_detected, certifier=certifier)
+        name = f"{subject.model_name} with {options['detector']} at {options['threshold']:g}"
+        subject = replace(subject, model_name=name, model_sha256="")  # computed of all tensors, the detector's included
+    check_rejects(network, target.images.inputs(torch.tensor([0])), len(subject.class_names))
+    subject = replace(subject, class_names=(*subject.class_names, REJECTED))
+    return replace(target, network=network, certifier=certifier, subject=subject, rejects=True)
+
+
+def load_surrogate(name: str) -> nn.Module:
+    """Return the network of a run directory or of an import path.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    return load_run(name).network if Path(name).is_dir() else load_foreign(name).network
+
+
+def compared(target: Target, surrogate: nn.Module | None) -> tuple[str, ...]:
+    """Return a warning if the adversarial examples of a surrogate are better than the network's own.
+
+    Raises:
+        InputError: the surrogate does not fit.
+    """
+    if surrogate is None:
+        return ()
+    inputs = target.images.inputs(spread(range(len(target.images)), COMPARED))
+    said = transfer_check(target.network, surrogate, inputs)
+    return () if said is None else (said,)
+
+
+def remarks(target: Target, result: AuditResult) -> tuple[str, ...]:
+    """Return what only the options make possible to say of a result."""
+    said = false_alarms(result.rows, len(target.subject.class_names) - 1) if target.rejects else None
+    return () if said is None else (said,)
 
 
 def prove_writable(directory: Path) -> None:

@@ -150,6 +150,12 @@ def test_violated_certificates_exit_with_1_and_keep_the_evidence(run, inflated, 
         (["RUN", "--weights", "w.safetensors"], "expected --model beside --weights, got none"),
         (["RUN", "--model-args", "{}"], "expected --model beside --model-args, got none"),
         (["RUN", "--data-args", "{}"], "expected --data beside --data-args, got none"),
+        (["RUN", "--detector-args", "{}"], "expected --detector beside --detector-args, got none"),
+        (["RUN", "--detector", "torch.nn:Linear"], "expected torch.nn:Linear to return a network"),
+        (
+            ["RUN", "--detector", "torch.nn:Flatten", "--threshold", "high"],
+            "expected a number for --threshold, got high",
+        ),
         (["RUN", "--data", "nowhere"], "expected the import path of a data class or a folder of images"),
         (["RUN", "more"], "more"),
         (["RUN", "--fast"], "--fast"),
@@ -353,7 +359,7 @@ def test_help_is_complete_and_imports_nothing_heavy():
     ):
         assert option in done.stdout
     assert "python -m lipcert.audit runs/quickstart" in done.stdout
-    assert " ".join(done.stdout.split()).count("default: ") == 17
+    assert " ".join(done.stdout.split()).count("default: ") == 23
     assert "exit codes: 0" in done.stdout
 
 

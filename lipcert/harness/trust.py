@@ -1,7 +1,8 @@
 """Can the attacks on a network be trusted at all? Every reason not to is one warning, with figures and what to do.
 
 Two calls make up the report's warnings: :func:`trust_checks` before the attacks, from the network and a few inputs, and
-:func:`result_checks` after them, from what they found. Each check is a function of its own, in the modules below.
+:func:`result_checks` after them, from what they found. Each check is a function of its own, in the modules below; one
+more needs another network, see :func:`lipcert.harness.trust_comparisons.transfer_check`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,6 @@ def trust_checks(
     labels: Tensor,
     *,
     lipschitz_upper_bound: float = math.inf,
-    surrogate: nn.Module | None = None,
 ) -> tuple[str, ...]:
     """Return what speaks against trusting attacks on a network, and against its claimed constant.
 
@@ -82,8 +82,6 @@ def trust_checks(
             attacked, by a few cheap attacks.
         labels: ``(N,)`` int64, the classes that attacks are to leave: the network's own predictions.
         lipschitz_upper_bound: the L2 constant that certificates claim; infinite if they claim none.
-        surrogate: an undefended network for the same images and classes, in eval mode; its adversarial examples should
-            not be better than the network's own.
 
     Returns:
         One sentence or two a defect.
@@ -116,7 +114,7 @@ def trust_checks(
             if not unsteady:
                 said += _checks_of_a_function(network, inputs, lipschitz_upper_bound)
             if not unsteady and said[0] is None:
-                said += _checks_under_attack(network, inputs, labels, surrogate)
+                said += _checks_under_attack(network, inputs, labels)
     return tuple(warning for warning in said if warning is not None)
 
 
@@ -149,12 +147,10 @@ def _checks_of_a_function(network: nn.Module, inputs: Tensor, constant: float) -
     ]
 
 
-def _checks_under_attack(
-    network: nn.Module, inputs: Tensor, labels: Tensor, surrogate: nn.Module | None
-) -> list[str | None]:
+def _checks_under_attack(network: nn.Module, inputs: Tensor, labels: Tensor) -> list[str | None]:
     own = (predictions(network, inputs) == labels).nonzero().flatten()
     own = own[_spread(torch.ones_like(own, dtype=torch.bool), ATTACKED)]
-    return curve_checks(network, inputs[own], labels[own], surrogate=surrogate) if len(own) else []
+    return curve_checks(network, inputs[own], labels[own]) if len(own) else []
 
 
 def false_constant(network: nn.Module, inputs: Tensor, lipschitz_upper_bound: float) -> str | None:

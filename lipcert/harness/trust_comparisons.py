@@ -6,7 +6,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.attacks import FastGradient, ProjectedGradient, SquareAttack
+from lipcert.attacks.verify import predictions
 from lipcert.errors import InputError
+from lipcert.harness.detectors import DetectedNetwork
 from lipcert.harness.trust_curves import Curve, attack_curve, diameter, noise_curve, transfer_curve
 
 SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
@@ -20,9 +22,7 @@ ITERATED = ProjectedGradient(steps=20, step_size=0.2)
 WITHOUT_GRADIENTS = SquareAttack(queries=100)
 
 
-def curve_checks(
-    network: nn.Module, inputs: Tensor, labels: Tensor, *, surrogate: nn.Module | None = None
-) -> list[str | None]:
+def curve_checks(network: nn.Module, inputs: Tensor, labels: Tensor) -> list[str | None]:
     """Return what the curves of a few cheap attacks say against attacks that follow the network's gradients.
 
     The attack without gradients is run at the largest budget only at which some inputs survive the iterated attack.
@@ -31,14 +31,13 @@ def curve_checks(
         network: in eval mode; it is left as it is.
         inputs: ``(N, C, H, W)`` in [0, 1], a few.
         labels: ``(N,)`` int64, the network's own classes.
-        surrogate: a network with the same classes, in eval mode, whose adversarial examples are tried.
 
     Example:
         >>> import torch
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).eval()
         >>> _ = network[1].weight.data.copy_(torch.eye(2))
         >>> inputs = torch.rand(4, 1, 1, 2)
-        >>> set(curve_checks(network, inputs, network(inputs).argmax(1), surrogate=network))
+        >>> set(curve_checks(network, inputs, network(inputs).argmax(1)))
         {None}
     """
     reach = diameter(inputs)
@@ -52,16 +51,37 @@ def curve_checks(
     ]
     if inputs[0].numel() >= MANY_PIXELS:
         said.append(noise_as_good(noise_curve(network, inputs, labels, epsilons), iterated))
-    if surrogate is not None:
-        said.append(
-            transfer_beats_white_box(transfer_curve(network, surrogate, inputs, labels, ITERATED, epsilons), iterated)
-        )
     survived = [place for place, kept in enumerate(iterated.survivors) if kept > iterated.slack]
     if survived:
         budget = [iterated.epsilons[survived[-1]]]
         white = Curve(iterated.name, tuple(budget), (iterated.survivors[survived[-1]],), iterated.samples)
         said.append(black_box_beats_white_box(attack_curve(network, inputs, labels, WITHOUT_GRADIENTS, budget), white))
     return said
+
+
+def transfer_check(network: nn.Module, surrogate: nn.Module, inputs: Tensor) -> str | None:
+    """Return a warning if adversarial examples of another network work better than the network's own.
+
+    Args:
+        network: in eval mode; it is left as it is. Of a classifier with a detector the classifier is looked at.
+        surrogate: a network with the same classes, in eval mode; an undefended one is the most telling.
+        inputs: ``(N, C, H, W)`` in [0, 1], a few.
+
+    Raises:
+        InputError: the surrogate has other classes.
+
+    Example:
+        >>> import torch
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).eval()
+        >>> transfer_check(network, network, torch.rand(4, 1, 1, 2)) is None
+        True
+    """
+    network = network.classifier if isinstance(network, DetectedNetwork) else network
+    labels, epsilons = predictions(network, inputs), [share * diameter(inputs) for share in SHARES]
+    return transfer_beats_white_box(
+        transfer_curve(network, surrogate, inputs, labels, ITERATED, epsilons),
+        attack_curve(network, inputs, labels, ITERATED, epsilons),
+    )
 
 
 def not_falling_to_zero(curve: Curve, reach: float) -> str | None:

@@ -9,6 +9,7 @@ from torch import nn
 from lipcert.attacks import Attack, FastGradient, ProjectedGradient
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
+from lipcert.harness.detectors import DetectedNetwork
 from lipcert.harness.planted import tight_network
 from lipcert.harness.trust_comparisons import (
     ITERATED,
@@ -22,6 +23,7 @@ from lipcert.harness.trust_comparisons import (
     not_monotone,
     single_step_beats_iterated,
     transfer_beats_white_box,
+    transfer_check,
 )
 from lipcert.harness.trust_curves import Curve, attack_curve, diameter, noise_curve, transfer_curve
 
@@ -66,8 +68,10 @@ def titles(warnings):
     return {warning.partition(":")[0] for warning in warnings if warning is not None}
 
 
-def checked(network, **options):
-    return titles(curve_checks(network.eval(), SOUND.images.inputs(), SOUND.images.labels, **options))
+def checked(network, surrogate=None):
+    said = curve_checks(network.eval(), SOUND.images.inputs(), SOUND.images.labels)
+    transfer = [] if surrogate is None else [transfer_check(network, surrogate, SOUND.images.inputs())]
+    return titles([*said, *transfer])
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
@@ -127,6 +131,11 @@ def test_hidden_gradients_show_in_every_curve():
 def test_wrong_gradients_show_against_those_of_another_network():
     said = checked(Shuffled(SOUND.network), surrogate=SOUND.network)
     assert "Transfer beating white box" in said
+
+
+def test_of_a_classifier_with_a_detector_the_classifier_is_compared():
+    detected = DetectedNetwork(Rounded(SOUND.network), nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)))
+    assert transfer_check(detected.eval(), SOUND.network, SOUND.images.inputs()).startswith("Transfer")
 
 
 def test_a_network_with_one_class_has_nothing_to_find():
