@@ -22,7 +22,8 @@ class Verified:
     Attributes:
         success: ``(N,)`` bool: the candidate is a valid image and the deployed network gives it another class, or the
             target's if there is one.
-        confirmed: ``(N,)`` bool: a success in float64 arithmetic too, with the very same weights.
+        confirmed: ``(N,)`` bool: a success in float64 arithmetic too, with the very same weights; a network that does
+            not run in float64 is taken at its word.
         distance: ``(N,)`` float64: distance to the input, rounded up; infinite without success.
         prediction: ``(N,)`` int64: class of the candidate; of candidates that are not valid images, the class to leave.
     """
@@ -96,11 +97,21 @@ def verify(
         alone = predictions(model, candidates[one], batch_size=1)
         success[one] = fooled(alone, labels[one], None if targets is None else targets[one])
     confirmed = success.clone()
-    if success.any():
-        exact = float64_logits(model, candidates[success], batch_size=batch_size).argmax(1).to(labels.device)
+    exact = _float64_predictions(model, candidates[success], batch_size=batch_size)
+    if exact is not None:
         confirmed[success] = fooled(exact, labels[success], None if targets is None else targets[success])
     distance = torch.where(success, distance_upper_bound(inputs, candidates, norm), math.inf)
     return Verified(success, confirmed, distance, prediction)
+
+
+def _float64_predictions(model: nn.Module, candidates: Tensor, *, batch_size: int) -> Tensor | None:
+    """Return the classes in float64 arithmetic; None if there are no candidates or the network casts on its way."""
+    if len(candidates) == 0:
+        return None
+    try:
+        return float64_logits(model, candidates, batch_size=batch_size).argmax(1).to(candidates.device)
+    except RuntimeError:
+        return None
 
 
 def fooled(prediction: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:

@@ -32,6 +32,9 @@ NESTED = ("state_dict", "model_state_dict", "model")
 PREFIX = "module."
 SHOWN = 3
 
+REFUSALS = (InputError, RuntimeError)
+"""What keeps a network from being certified: a refusal, or a forward that does not run in float64."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForeignNetwork:
@@ -263,13 +266,13 @@ def certify_or_not(
     check_inputs(inputs)
     try:
         return certify(model, inputs, rule=rule, arithmetic=arithmetic, batch_size=batch_size)
-    except InputError as error:
-        reason = str(error)
+    except REFUSALS as error:
+        reason = " ".join(str(error).split())
     if arithmetic != "real":
         try:
             found = certify(model, inputs, rule=rule, arithmetic="real", batch_size=batch_size)
-        except InputError as error:
-            reason = str(error)
+        except REFUSALS as error:
+            reason = " ".join(str(error).split())
         else:
             said = f"The rounding of the network in {arithmetic} is not counted, as it could not be bounded: {reason}."
             return replace(found, assumptions=(*found.assumptions, said))

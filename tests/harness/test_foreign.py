@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lipcert import certify, export
-from lipcert.attacks import CarliniWagner
+from lipcert.attacks import BoundaryWalk
 from lipcert.data import ImageFolder, ImageSet
 from lipcert.deployment import file_sha256
 from lipcert.errors import InputError
@@ -43,6 +43,11 @@ class Small(nn.Module):
 class Squared(Small):
     def forward(self, inputs):
         return super().forward(inputs).square()
+
+
+class Casting(Small):
+    def forward(self, inputs):
+        return super().forward(inputs.float())
 
 
 class Nested:
@@ -295,11 +300,14 @@ def test_unusable_inputs_are_no_reason_to_certify_nothing():
         certify_or_not(small(), INPUTS * torch.nan)
 
 
-def test_a_network_without_certificates_is_audited_empirically():
-    network = load_foreign("strangers:Squared").network
+@pytest.mark.parametrize("name", ["Squared", "Casting"])
+def test_a_network_without_certificates_is_audited_empirically(name):
+    torch.manual_seed(0)
+    network = load_foreign(f"strangers:{name}").network
+    network.first.weight.mul_(10)  # more than one class in the box
     pixels = INPUTS.mul(255).round().to(torch.uint8)
     images = ImageSet(pixels, network(pixels / 255).argmax(1))
-    result = run_audit(network, images, certifier=certify_or_not, attacks=[CarliniWagner(2, 50, 0.05)])
+    result = run_audit(network, images, certifier=certify_or_not, attacks=[BoundaryWalk()])
     assert result.verdict == "pass"
     assert result.rule == NO_RULE
     assert any(row.distance is not None and row.distance > 0 for row in result.rows)
