@@ -17,11 +17,14 @@ demo: $(READY) ## train the quickstart on the embedded data, audit it, print whe
 		&& $(BIN)/python -m lipcert.train --name $$run --output runs \
 		&& $(BIN)/python -m lipcert.audit runs/$$run
 
+# One thread each: processes that share cores with more threads than those wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
 test: $(READY) ## every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY) ## the tests that take seconds
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 def dense_matrix(linear_map: Callable[[Tensor], Tensor], input_shape: Sequence[int]) -> Tensor:
@@ -30,7 +31,13 @@ def dense_norm(linear_map: Callable[[Tensor], Tensor], input_shape: Sequence[int
 
 
 def steepest_slope(network: nn.Module, input_shape: Sequence[int], *, points: int = 2, size: float = 1.0) -> float:
-    """The largest norm of the Jacobian at random points: a lower bound of the Lipschitz constant."""
+    """The largest norm of the Jacobian at random points: a lower bound of the Lipschitz constant.
+
+    Of the network with the weights that it executes: those that are computed are not computed again in float64.
+    """
+    for layer in network.modules():
+        for name in list(getattr(layer, "parametrizations", ())):
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     double = network.double()
     generator = torch.Generator().manual_seed(0)
     norms = []
