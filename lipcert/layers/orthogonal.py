@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lipcert.errors import InputError
+from lipcert.layers.block_kernels import OrthogonalKernel
 from lipcert.layers.constraints import ENGINES
 from lipcert.layers.overlapping import AlmostOrthogonalKernel, OverlapScale
+from lipcert.layers.polar import orthogonal_matrices
 
 LinearConstraint = Literal["projection", "bjorck", "polar_express", "cholesky", "cayley", "bro", "aol"]
-ConvConstraint = Literal["projection", "bjorck", "polar_express", "cholesky", "cayley", "bro", "aol", "rko"]
+ConvConstraint = Literal["projection", "bjorck", "polar_express", "cholesky", "cayley", "bro", "aol", "rko", "aoc"]
 Pair = int | tuple[int, int]
 
 
@@ -71,9 +73,9 @@ class OrthogonalConv2d(nn.Conv2d):
 
     Where windows do not overlap, kernel <= stride, the convolution is a matrix ``(C_out, C_in k1 k2)`` on patches, one
     a group, with orthonormal rows or columns: the words of :class:`OrthogonalLinear`. By default the stride is the
-    kernel size. Overlapping windows have two: ``"aol"`` rescales the kernel, and ``"rko"`` divides an orthonormal
-    matrix, kept by projection, by the root of the number of windows that a pixel lies in. Both hold for zero padding of
-    any width.
+    kernel size. Overlapping windows have three: ``"aoc"`` composes an orthogonal kernel of orthonormal matrices that
+    are kept by projection, ``"aol"`` rescales the kernel, and ``"rko"`` divides an orthonormal matrix, kept by
+    projection, by the root of the number of windows that a pixel lies in. All hold for zero padding of any width.
 
     Args:
         in_channels: C_in.
@@ -108,11 +110,16 @@ class OrthogonalConv2d(nn.Conv2d):
         kernel = _pair(kernel_size)
         steps = kernel if stride is None else _pair(stride)
         overlapping = kernel[0] > steps[0] or kernel[1] > steps[1]
-        if constraint not in ("projection", "rko", *ENGINES):
-            raise InputError(f"expected a constraint among projection, rko, {', '.join(ENGINES)}, got {constraint}")
-        if overlapping and constraint not in ("aol", "rko"):
+        if constraint not in get_args(ConvConstraint):
+            raise InputError(f"expected a constraint among {', '.join(get_args(ConvConstraint))}, got {constraint}")
+        if overlapping and constraint not in ("aoc", "aol", "rko"):
             raise InputError(
-                f"expected constraint aol or rko for windows that overlap, got {constraint} "
+                f"expected constraint aoc, aol or rko for windows that overlap, got {constraint} "
+                f"with kernel size {kernel} and stride {steps}"
+            )
+        if constraint == "aoc" and (groups != 1 or kernel[0] < steps[0] or kernel[1] < steps[1]):
+            raise InputError(
+                f"expected one group and no stride above the kernel size for constraint aoc, got {groups} groups "
                 f"with kernel size {kernel} and stride {steps}"
             )
         super().__init__(in_channels, out_channels, kernel, steps, padding, groups=groups, bias=bias)
@@ -125,6 +132,8 @@ class OrthogonalConv2d(nn.Conv2d):
         kernel, steps = _pair(self.kernel_size), _pair(self.stride)
         if constraint == "aol":
             return AlmostOrthogonalKernel(steps, self.groups)
+        if constraint == "aoc":
+            return OrthogonalKernel(kernel, steps)
         if constraint == "rko":
             with torch.no_grad():
                 scale = OverlapScale(kernel, steps)
@@ -170,20 +179,6 @@ class _OfPatches(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         raw: Tensor = self.engine.right_inverse(weight.reshape(self.groups, self.shape[0] // self.groups, -1))
         return raw
-
-
-def orthogonal_matrices(count: int, rows: int, columns: int) -> Tensor:
-    """Return random matrices ``(count, rows, columns)`` in float64 with orthonormal rows or columns, uniform.
-
-    Example:
-        >>> matrix = orthogonal_matrices(1, 2, 3)[0]
-        >>> (matrix @ matrix.T).round(decimals=6).abs().tolist()
-        [[1.0, 0.0], [0.0, 1.0]]
-    """
-    tall = torch.randn(count, max(rows, columns), min(rows, columns), dtype=torch.float64)
-    any_sign, triangle = torch.linalg.qr(tall)
-    factor: Tensor = any_sign * triangle.diagonal(dim1=1, dim2=2).sign()[:, None, :]
-    return factor if rows >= columns else factor.mT
 
 
 def _start(layer: nn.Linear | nn.Conv2d, groups: int) -> None:

@@ -12,6 +12,20 @@ _MOST_STEPS = 60
 _STARTED = 1.5
 
 
+def orthogonal_matrices(count: int, rows: int, columns: int) -> Tensor:
+    """Return random matrices ``(count, rows, columns)`` in float64 with orthonormal rows or columns, uniform.
+
+    Example:
+        >>> matrix = orthogonal_matrices(1, 2, 3)[0]
+        >>> (matrix @ matrix.T).round(decimals=6).abs().tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    tall = torch.randn(count, max(rows, columns), min(rows, columns), dtype=torch.float64)
+    any_sign, triangle = torch.linalg.qr(tall)
+    factor: Tensor = any_sign * triangle.diagonal(dim1=1, dim2=2).sign()[:, None, :]
+    return factor if rows >= columns else factor.mT
+
+
 def newton_schulz(matrices: Tensor) -> Tensor:
     r"""Return W (3/2 I - 1/2 Wᵀ W) of a batch of matrices, scaled down first where that would not converge.
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lipcert.errors import InputError
 from lipcert.layers.polar import is_orthonormal, newton_schulz, polar_factor
 
-KEPT = ("projection", "rko")
+KEPT = ("projection", "rko", "aoc")
 """Constraints whose weights are kept orthonormal from outside: a layer says so by its attribute ``constraint``."""
 
 _LARGEST_STACKED = 2**18
@@ -37,8 +37,8 @@ def kept_weights(module: nn.Module) -> list[tuple[nn.Parameter, int]]:
     found: dict[int, tuple[nn.Parameter, int]] = {}
     for layer in module.modules():
         if getattr(layer, "constraint", None) in KEPT:
-            raw = _raw_weight(layer)
-            found.setdefault(id(raw), (raw, int(getattr(layer, "groups", 1))))
+            for raw in _raw_weights(layer):
+                found.setdefault(id(raw), (raw, int(getattr(layer, "groups", 1))))
     return list(found.values())
 
 
@@ -212,10 +212,10 @@ def keep_orthogonal(
     return OrthogonalityHandle(optimizer, module, every=every, tangent=tangent)
 
 
-def _raw_weight(layer: Any) -> nn.Parameter:
-    constrained = parametrize.is_parametrized(layer, "weight")
-    raw: nn.Parameter = layer.parametrizations.weight.original if constrained else layer.weight
-    return raw
+def _raw_weights(layer: Any) -> list[nn.Parameter]:
+    if parametrize.is_parametrized(layer, "weight"):
+        return list(layer.parametrizations.weight.parameters())
+    return [layer.weight]
 
 
 def _matrices(tensor: Tensor, groups: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Architectures: plain functions that return an ``nn.Module``."""
 
+from lipcert.networks.conv import conv_network
 from lipcert.networks.dense import dense_network
 from lipcert.networks.hkr import hkr_convnet
 from lipcert.networks.residual import ConvexResidual, residual_network, residual_network_large
@@ -8,6 +9,7 @@ from lipcert.networks.window import window_network
 
 __all__ = [
     "ConvexResidual",
+    "conv_network",
     "dense_network",
     "hkr_convnet",
     "residual_network",

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from lipcert.errors import InputError
 from lipcert.layers import MaxMin
-from lipcert.layers.orthogonal import orthogonal_matrices
+from lipcert.layers.polar import orthogonal_matrices
 from lipcert.networks.parts import check_even, convolution, dense_part, image_shape
 
 

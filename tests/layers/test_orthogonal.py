@@ -107,6 +107,54 @@ def test_overlapping_convolutions_are_contractions(constraint, settings):
     assert lipschitz_upper_bound(plain, (settings["in_channels"], 7, 7)).value <= 1.2
 
 
+COMPOSED = {name: settings for name, settings in OVERLAPPING.items() if "groups" not in settings}
+
+
+@pytest.mark.parametrize("settings", COMPOSED.values(), ids=COMPOSED)
+def test_composed_kernels_are_orthogonal(settings):
+    """On an image that wraps around, where nothing leaves it, every singular value is 1."""
+    torch.manual_seed(0)
+    settings = settings | {"padding": 0, "bias": False}
+    layer = OrthogonalConv2d(**settings, constraint="aoc")
+    with torch.no_grad():
+        for raw in layer.parameters():
+            raw.add_(0.02 * torch.randn_like(raw))
+    project_(layer)
+    plain = export(layer).double()
+    below, right = (size - 1 for size in plain.kernel_size)
+    wrapped = dense_matrix(
+        lambda inputs: plain(nn.functional.pad(inputs, (0, right, 0, below), mode="circular")),
+        (plain.in_channels, 8, 8),
+    )
+    values = torch.linalg.svdvals(wrapped)
+    torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("settings", COMPOSED.values(), ids=COMPOSED)
+def test_composed_kernels_have_norm_one_on_an_image(settings):
+    torch.manual_seed(0)
+    plain = export(OrthogonalConv2d(**settings, constraint="aoc"))
+    assert 0.9 < norm_of_convolution(plain) <= 1 + 1e-6
+    assert lipschitz_upper_bound(plain, (settings["in_channels"], 7, 7)).value <= 1 + 2e-6
+
+
+def test_composing_a_kernel_is_convolving_with_its_blocks():
+    """One block after another, each a convolution with two taps, and the matrix at the end."""
+    torch.manual_seed(0)
+    layer = OrthogonalConv2d(4, 6, (3, 4), stride=(2, 2), constraint="aoc").double()
+    matrix, *projectors = (raw.detach() for raw in layer.parametrizations.weight.parameters())
+    inputs = found = torch.randn(2, 4, 9, 10, dtype=torch.float64)
+    axes = layer.parametrizations.weight[0].axes
+    assert axes == [2, 3, 3]
+    # the block that is composed last is the first that an image meets
+    for axis, rows in reversed(list(zip(axes, projectors, strict=True))):
+        kept = rows.T @ rows
+        taps = torch.stack([kept, torch.eye(4, dtype=torch.float64) - kept], dim=-1)
+        found = nn.functional.conv2d(found, taps.unsqueeze(5 - axis))
+    expected = nn.functional.conv2d(found, matrix, layer.bias, stride=2)
+    torch.testing.assert_close(layer(inputs), expected)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_rescaled_matrices_are_contractions(shape):
     torch.manual_seed(0)
@@ -190,6 +238,8 @@ def test_export_draws_no_random_numbers():
         (lambda: OrthogonalConv2d(2, 2, constraint="spectral"), "expected a constraint among projection"),
         (lambda: OrthogonalConv2d(2, 2, 3, stride=1), "windows that overlap, got projection"),
         (lambda: OrthogonalConv2d(2, 2, (1, 3), stride=(1, 2), constraint="cayley"), "windows that overlap"),
+        (lambda: OrthogonalConv2d(2, 2, 3, stride=1, groups=2, constraint="aoc"), "expected one group and no stride"),
+        (lambda: OrthogonalConv2d(2, 2, 2, stride=3, constraint="aoc"), "expected one group and no stride"),
     ],
 )
 def test_what_guarantees_nothing_is_refused(make, message):

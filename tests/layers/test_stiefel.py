@@ -48,6 +48,14 @@ def test_all_kept_weights_are_found_once():
     assert shapes == [((6, 1, 2, 2), 2), ((6, 6, 1, 1), 1), ((4, 6, 3, 3), 1), ((6, 36), 1), ((6, 6), 1), ((9, 6), 1)]
 
 
+def test_every_matrix_of_a_composed_kernel_is_kept():
+    layer = OrthogonalConv2d(4, 6, 3, stride=2, padding=1, constraint="aoc")
+    assert [tuple(weight.shape) for weight, _ in kept_weights(layer)] == [(6, 4, 2, 2), (2, 4), (2, 4)]
+    drift(layer, 0.02)
+    project_(layer)
+    assert departure(layer) < 1e-6
+
+
 def test_one_step_squares_the_departure():
     model = network()
     drift(model, 0.005)

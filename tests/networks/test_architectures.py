@@ -14,6 +14,7 @@ from lipcert.deployment import build_network, check_export
 from lipcert.errors import InputError
 from lipcert.layers import retract_
 from lipcert.networks import (
+    conv_network,
     dense_network,
     residual_network,
     residual_network_large,
@@ -26,6 +27,7 @@ from lipcert.train import main
 SHAPE = (2, 8, 8)
 TINY = {"input_shape": [2, 8, 8], "num_classes": 3, "widths": [6]}
 DENSE = (dense_network, TINY)
+CONV = (conv_network, {**TINY, "stages": [[6, 1], [8, 1]]})
 SHIFT = (shift_network, {**TINY, "stages": [[6, 1], [10, 2]]})
 RESIDUAL = (residual_network, {**TINY, "channels": [6, 8], "blocks": 2})
 WINDOW = (window_network, {**TINY, "patch": 2, "channels": 8, "blocks": 3})
@@ -40,6 +42,9 @@ def with_options(case, **options):
 CASES = {
     "dense": DENSE,
     "dense-bjorck": with_options(DENSE, constraint="bjorck"),
+    "conv": CONV,
+    "conv-aol": with_options(CONV, constraint="aol", activation="half-abs"),
+    "conv-normalized": with_options(CONV, patch=1, kernel_size=5, head="normalized", widths=[]),
     "shift": SHIFT,
     "shift-pooled": with_options(SHIFT, **POOLED),
     "shift-patch-4": with_options(SHIFT, patch=4, stages=[[6, 1]], widths=[]),
@@ -53,7 +58,7 @@ CASES = {
 }
 ALL = pytest.mark.parametrize(("build", "arguments"), CASES.values(), ids=CASES)
 EACH = pytest.mark.parametrize(
-    ("build", "arguments"), [DENSE, SHIFT, WINDOW, RESIDUAL], ids=["dense", "shift", "window", "residual"]
+    ("build", "arguments"), [DENSE, CONV, SHIFT, WINDOW, RESIDUAL], ids=["dense", "conv", "shift", "window", "residual"]
 )
 
 
@@ -179,6 +184,10 @@ def test_large_networks_are_as_large_as_they_say(build):
         (SHIFT, {"neck": "mean"}, "^expected neck among flatten, norm, got 'mean'$"),
         (SHIFT, {"head": "none"}, "^expected a head among orthogonal, normalized, got 'none'$"),
         (SHIFT, {"activation": "relu"}, "^expected an activation among maxmin, half-abs, got 'relu'$"),
+        (CONV, {"constraint": "projection"}, "^expected a constraint among none, aoc, aol, rko, got 'projection'$"),
+        (CONV, {"kernel_size": 2}, "^expected patch >= 1 and an odd kernel size, got 2 and 2$"),
+        (CONV, {"stages": []}, "^expected at least one stage"),
+        (CONV, {"stages": [[7, 1]]}, "^expected even channels"),
         (RESIDUAL, {"constraint": "projection"}, "^expected a constraint among none, aol, rko, got 'projection'$"),
         (RESIDUAL, {"channels": [6]}, "^expected channels of the blocks and of the neck"),
         (RESIDUAL, {"blocks": -1}, "^expected channels of the blocks and of the neck"),
