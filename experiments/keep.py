@@ -23,6 +23,7 @@ from lipcert import load_run
 from lipcert.certificates import certify
 from lipcert.errors import InputError, one_line_errors
 from lipcert.files import write_atomically
+from lipcert.harness.checks import spread
 from lipcert.metrics import certified_accuracy
 from lipcert.runs import Run, RunPaths
 from lipcert.summary import measure_certificates
@@ -32,10 +33,12 @@ AVERAGED = (*QUALITY, "seconds", "images_per_second", "curves")
 SHARED = ("name", "hardware", "data", "samples", "arithmetic", "epochs", "train_samples", "versions")
 FREE = ("seed_everything", "name", "output")
 """What may differ in the configurations of one network trained several times."""
+MOST_IMAGES = 200
+"""Of an audit, evenly over those that were attacked; its counts and medians are of all."""
 
 
 def audit_figures(run: Run) -> dict[str, Any]:
-    """The run's audit: verdict, attacks and, image by image, the distance and the radii of two rules."""
+    """The run's audit: verdict, attacks and, for some images, the distance and the radii of two rules."""
     path = run.directory / "audit" / "report.json"
     if not path.is_file():
         return {}
@@ -43,7 +46,8 @@ def audit_figures(run: Run) -> dict[str, Any]:
     rows = [line.split(",") for line in (run.directory / "audit" / "samples.csv").read_text().splitlines()]
     columns = {name: position for position, name in enumerate(rows[0])}
     attacked = [row for row in rows[1:] if row[columns["distance"]]]
-    index = torch.tensor([int(row[columns["index"]]) for row in attacked])
+    chosen = [attacked[place] for place in spread(range(len(attacked)), MOST_IMAGES).tolist()]
+    index = torch.tensor([int(row[columns["index"]]) for row in chosen])
     half_margin = certify(run.network, run.data.split("test").inputs(index), rule="per-class").radius.tolist()
     images = [
         {
@@ -53,11 +57,10 @@ def audit_figures(run: Run) -> dict[str, Any]:
             "per_class_radius": radius,
             "distance": float(row[columns["distance"]]),
         }
-        for row, radius in zip(attacked, half_margin, strict=True)
+        for row, radius in zip(chosen, half_margin, strict=True)
     ]
-    return {
-        "audit": {name: report[name] for name in ("verdict", "command", "attacks", "tightness")} | {"images": images}
-    }
+    told = ("verdict", "command", "attacks", "tightness", "power")
+    return {"audit": {name: report[name] for name in told} | {"attacked": len(attacked), "images": images}}
 
 
 def curves(run: Run) -> dict[str, list[float]]:
