@@ -8,12 +8,15 @@ from collections.abc import Callable
 import torch.nn as nn
 from torch import Tensor
 
+from lipcert.layers.quick import quickened
+
 
 class CountedNetwork(nn.Module):
     """A copy of a network, in eval mode and without parameter gradients, that counts images forward and backward.
 
     The copy is what makes an attack harmless: attack libraries call ``backward()`` on a loss and would leave gradients
-    in the parameters of the network that is audited.
+    in the parameters of the network that is audited. Some of its layers are exchanged for faster ones with the same
+    values, see :func:`lipcert.layers.quick.quickened`.
 
     Args:
         network: what is copied.
@@ -26,7 +29,7 @@ class CountedNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, on_forward: Callable[[int], object] | None = None) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.network = quickened(copy.deepcopy(network)).requires_grad_(False)
         self.eval()
         self.on_forward = on_forward
         self.forward_passes = 0

@@ -29,12 +29,22 @@ class GroupSort2(torchlip.GroupSort2):  # type: ignore[misc]
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the sorted pairs."""
         if self.training and self._coefficient_lip == 1.0 and inputs.shape[1] % 2 == 0:
-            return _SortPairs.apply(inputs)  # type: ignore[no-any-return, no-untyped-call]
+            return sort_pairs(inputs)
         return super().forward(inputs)  # type: ignore[no-any-return]
 
     def vanilla_export(self) -> torchlip.GroupSort2:
         """Return torchlip's layer."""
         return torchlip.GroupSort2(k_coef_lip=self._coefficient_lip)
+
+
+def sort_pairs(inputs: Tensor) -> Tensor:
+    """Return neighbouring pairs of channels ``(N, C, ...)``, C even, in ascending order, with one pass back.
+
+    Example:
+        >>> sort_pairs(torch.tensor([[3.0, 1.0]])).tolist()
+        [[1.0, 3.0]]
+    """
+    return _SortPairs.apply(inputs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _SortPairs(torch.autograd.Function):
