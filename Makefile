@@ -35,11 +35,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY) ## the training loop against the tutorial's own; the cost of bounds, certificates and constraints
+bench: $(READY) ## lipcert beside what a user would pick instead: training, bounds, constraints, precision, attacks
 	$(BIN)/python benchmarks/training_loop.py
 	$(BIN)/python benchmarks/lipschitz_bound.py
 	$(BIN)/python benchmarks/constraint_cost.py --rounds 3
 	$(BIN)/python benchmarks/time_to_quality.py
+	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/attack_distances.py
+	$(BIN)/python benchmarks/autoattack.py --images 50 --rounds 2
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

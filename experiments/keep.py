@@ -9,6 +9,7 @@ python experiments/keep.py runs/dense runs/dense-2 runs/dense-3 experiments/resu
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -76,8 +77,8 @@ def curves(run: Run) -> dict[str, list[float]]:
     return found
 
 
-def keep(run: Run, threads: int, command: str | None = None) -> dict[str, Any]:
-    """The results record of a run."""
+def keep(run: Run, threads: int, command: str | None = None, *, float64: bool = False) -> dict[str, Any]:
+    """The results record of a run; with ``float64`` also what the network certifies where it is deployed in that."""
     summary = json.loads(RunPaths(run.directory).summary.read_text())
     epsilons = [float(epsilon) for epsilon in summary["certified_accuracy"]]
     measured = measure_certificates(run.network, run.data.split("test"), epsilons=epsilons)
@@ -90,6 +91,10 @@ def keep(run: Run, threads: int, command: str | None = None) -> dict[str, Any]:
         "network_sha256": run.network_sha256,
     }
     record: dict[str, Any] = made_by | summary | measured | {"curves": curves(run)} | audit_figures(run)
+    if float64:
+        double = copy.deepcopy(run.network).double()
+        found = measure_certificates(double, run.data.split("test"), epsilons=epsilons, dtype=torch.float64)
+        record["float64"] = {name: value for name, value in found.items() if name != "rules"}
     return record
 
 
@@ -142,13 +147,14 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run directories, of one configuration with several seeds")
     parser.add_argument("output", type=Path, help="results file to write")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads the training had")
+    parser.add_argument("--float64", action="store_true", help="of one run: measure it as deployed in float64 as well")
     parser.add_argument("--command", help="command that made the run, if its summary does not say")
     options = parser.parse_args()
     with one_line_errors("keep"):
         runs = [load_run(directory) for directory in options.runs]
         if len(runs) > 1:
             check_seeds(runs)
-        records = [keep(run, options.threads, options.command) for run in runs]
+        records = [keep(run, options.threads, options.command, float64=options.float64) for run in runs]
         record = records[0] if len(records) == 1 else combined(records)
         write_atomically(options.output, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
         print(f"{options.output}: ACR {record['average_certified_radius']:.4f}, KR {record['kr']:.4f}")

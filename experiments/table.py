@@ -52,6 +52,8 @@ def table(title: str, files: list[Path]) -> str:
             rows.append([f"{name}, margin / 2", *cells(record, epsilons, rule="per-class")])
             name += ", pairwise"
         rows.append([name, *cells(record, epsilons)])
+        if "float64" in record:
+            rows.append([f"{name}, deployed in float64", *cells(record | record["float64"], epsilons)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -16,21 +16,24 @@ from lipcert.errors import InputError
 from lipcert.metrics import KantorovichRubinstein, average_certified_radius, certified_accuracy
 
 
-def measure_certificates(network: nn.Module, images: ImageSet, *, epsilons: Sequence[float]) -> dict[str, Any]:
+def measure_certificates(
+    network: nn.Module, images: ImageSet, *, epsilons: Sequence[float], dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """Return clean accuracy and, with ``epsilons``, what every margin rule certifies.
 
     Args:
         network: plain network in eval mode.
         images: the split to measure on.
         epsilons: L2 budgets in [0,1] pixel units; without any, only the clean accuracy is measured.
+        dtype: of the images that the network is given; it must be the network's own.
 
     Returns:
         ``clean_accuracy`` and ``samples``; with budgets also ``certified_accuracy`` and ``average_certified_radius`` of
         the best rule, the ``lipschitz_upper_bound`` of the network, its ``kr`` term, and the same figures for the other
-        ``rules``. The radii hold for the network as it executes in float32, or, if the rounding of one of its layers
+        ``rules``. The radii hold for the network as it executes, or, if the rounding of one of its layers
         has no known bound, for the real-valued network: ``arithmetic`` says which.
     """
-    inputs, labels = images.inputs(), images.labels
+    inputs, labels = images.inputs().to(dtype), images.labels
     if not epsilons:
         preds = _logits(network, inputs).argmax(1)
         return {"clean_accuracy": (preds == labels).float().mean().item(), "samples": len(labels)}

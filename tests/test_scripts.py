@@ -24,6 +24,7 @@ SMALL = {
         *("--iterations=2", "--short-iterations=1"),
     ],
     "benchmarks/autoattack.py": ["--images=2", "--rounds=1", "--components", "apgd-ce", "fab-t"],
+    "benchmarks/precision.py": ["--rounds=1", "--steps=1", "--batch=8", "--modes", "bfloat16"],
     "benchmarks/time_to_quality.py": ["--small", "--full", "--steps=2", "--clean=0", "--acr=0"],
 }
 SMALL_TRAINING = [

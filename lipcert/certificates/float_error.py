@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from lipcert.certificates.execution import arithmetic_of, check_same_function, float64_copy, float64_linear_copy
 from lipcert.certificates.float_rules import ROUNDING_RULES
 from lipcert.certificates.float_walk import RoundingWalk, bounds_of, computed_size
-from lipcert.certificates.graph import run_walk
+from lipcert.certificates.graph import bounding_walk, run_walk
 from lipcert.certificates.norms import row_norms_upper_bound
 from lipcert.certificates.rounding import UNIT_ROUNDOFF, gamma, product_up, sqrt_up, sum_up, unit_roundoff
 from lipcert.certificates.signal import Signal
 from lipcert.errors import InputError
 
 _INFLATION = 1 + 2.0**-40  # the few float64 roundings on (K, K) tables
+_GREY_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def centre_evaluation(model: nn.Module, inputs: Tensor, errors: LogitErrors) -> 
     """Return the copy of a network that evaluates the logits of inputs, and bounds of what its rounding does to them.
 
     A float32 network evaluates them in float32 up to its first linear layer, and in float64 from there on. Where that
-    cannot be done or bounded, and in networks without linear layers, all of it is float64.
+    cannot be done or bounded, where it could cost more than a grey level of one pixel of a radius, and in networks
+    without linear layers, all of it is float64.
 
     Args:
         model: network in eval mode, float32 or float64, that passed :func:`check_execution`.
@@ -176,7 +178,11 @@ def centre_evaluation(model: nn.Module, inputs: Tensor, errors: LogitErrors) -> 
         first = inputs[:1]
         try:
             check_same_function(mixed, first.float(), exact, first.double())
-            return mixed, logit_errors(mixed, inputs.shape[1:], mixed=True)
+            rounded = logit_errors(mixed, inputs.shape[1:], mixed=True)
+            output, _ = bounding_walk(model, inputs.shape[1:])
+            largest = float((rounded.constant + rounded.coefficient * rounded.reach).max())
+            if largest <= _GREY_LEVEL * output.value.bound:
+                return mixed, rounded
         except InputError:
             pass  # a layer after the linear ones that has weights of its own, for example
     return exact, errors.in_float64()

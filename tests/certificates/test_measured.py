@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo import Forward
 
 from lipcert import certify, export
-from lipcert.certificates import execute, logit_errors, norms_upper_bound
+from lipcert.certificates import execute, lipschitz_upper_bound, logit_errors, norms_upper_bound
 from lipcert.certificates.execution import float64_copy
 from lipcert.certificates.float_error import MeasuredErrors, centre_evaluation, errors_of_walk
 from lipcert.certificates.float_walk import bounds_of
@@ -127,3 +127,18 @@ def test_a_dense_network_keeps_most_of_its_radii():
     assert (tight >= loose).all()
     assert (tight <= real.radius * (1 + 1e-5)).all()
     assert (real.radius - tight).mean() < 0.6 * (real.radius - loose).mean()
+
+
+@pytest.mark.parametrize(("channels", "kernel", "dtype"), [(4, 1, torch.float32), (128, 7, torch.float64)])
+def test_logits_are_evaluated_in_float32_only_where_that_costs_next_to_nothing(channels, kernel, dtype):
+    """Wide kernels add up so many products that float32 logits would cost more than a grey level of a radius."""
+    torch.manual_seed(0)
+    wide = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+    with torch.no_grad():
+        wide.weight.fill_(1 / (channels * kernel**2))
+    network = nn.Sequential(nn.Conv2d(1, channels, 2, 2), wide, nn.Flatten(), nn.Linear(16 * channels, 3)).eval()
+    inputs = torch.rand(3, 1, 8, 8)
+    found = execute(network, inputs)
+    assert found.centre.dtype == dtype
+    cost = (found.centre.constant + found.centre.coefficient * found.centre.reach).max()
+    assert cost <= lipschitz_upper_bound(network, (1, 8, 8)).value / 255
