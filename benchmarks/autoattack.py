@@ -3,7 +3,8 @@
 Both attack the tutorial's network, as trained, on the first images of the embedded test set, by the standard version
 with the same seed and batches. In every round one runs after the other, the one that starts alternating, and ratios are
 formed within a round. lipcert's time is the attack's, that of the processor includes the check of what was found; it is
-shorter because the network's parameters ask for no gradients and pyautoattack's checks of the network are left out.
+shorter because attacks search with layers of the same values and shorter passes, see ``lipcert.layers.quick``, and
+pyautoattack's checks of the network are left out.
 
 ``winners`` counts whose example it was, as a cascade: each component attacks what withstood those before it.
 

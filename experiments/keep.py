@@ -91,6 +91,8 @@ def keep(run: Run, threads: int, command: str | None = None, *, float64: bool = 
         "network_sha256": run.network_sha256,
     }
     record: dict[str, Any] = made_by | summary | measured | {"curves": curves(run)} | audit_figures(run)
+    if command:
+        record["command"] = command
     if float64:
         double = copy.deepcopy(run.network).double()
         found = measure_certificates(double, run.data.split("test"), epsilons=epsilons, dtype=torch.float64)
@@ -148,7 +150,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="results file to write")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads the training had")
     parser.add_argument("--float64", action="store_true", help="of one run: measure it as deployed in float64 as well")
-    parser.add_argument("--command", help="command that made the run, if its summary does not say")
+    parser.add_argument("--command", help="command that makes the run, in place of the one its summary names")
     options = parser.parse_args()
     with one_line_errors("keep"):
         runs = [load_run(directory) for directory in options.runs]
