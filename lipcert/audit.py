@@ -95,7 +95,13 @@ def audit_parser() -> ArgumentParser:
         default="float32",
         help="what is certified: the network as it executes, or with real numbers; float32 counts every rounding",
     )
-    parser.add_argument("--devices", metavar="N", type=int, default=1, help="processes that share the work")
+    parser.add_argument(
+        "--devices",
+        metavar="N",
+        type=int,
+        default=1,
+        help="processes that share the work; rows are those of one process, to the bit with as many threads in each",
+    )
     parser.add_argument(
         "--accelerator", metavar="NAME", type=str, default="cpu", help="what they compute on: cpu, cuda, or auto"
     )
