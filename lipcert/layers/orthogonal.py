@@ -14,6 +14,7 @@ from lipcert.layers.block_kernels import OrthogonalKernel
 from lipcert.layers.constraints import ENGINES
 from lipcert.layers.overlapping import AlmostOrthogonalKernel, OverlapScale
 from lipcert.layers.polar import orthogonal_matrices
+from lipcert.layers.pooling import pair
 
 LinearConstraint = Literal["projection", "bjorck", "polar_express", "cholesky", "cayley", "bro", "aol"]
 ConvConstraint = Literal["projection", "bjorck", "polar_express", "cholesky", "cayley", "bro", "aol", "rko", "aoc"]
@@ -107,8 +108,8 @@ class OrthogonalConv2d(nn.Conv2d):
         bias: bool = True,
         constraint: ConvConstraint = "projection",
     ) -> None:
-        kernel = _pair(kernel_size)
-        steps = kernel if stride is None else _pair(stride)
+        kernel = pair(kernel_size)
+        steps = kernel if stride is None else pair(stride)
         overlapping = kernel[0] > steps[0] or kernel[1] > steps[1]
         if constraint not in get_args(ConvConstraint):
             raise InputError(f"expected a constraint among {', '.join(get_args(ConvConstraint))}, got {constraint}")
@@ -129,7 +130,7 @@ class OrthogonalConv2d(nn.Conv2d):
             parametrize.register_parametrization(self, "weight", engine)
 
     def _engine(self, constraint: str) -> nn.Module | None:
-        kernel, steps = _pair(self.kernel_size), _pair(self.stride)
+        kernel, steps = pair(self.kernel_size), pair(self.stride)
         if constraint == "aol":
             return AlmostOrthogonalKernel(steps, self.groups)
         if constraint == "aoc":
@@ -154,9 +155,9 @@ class OrthogonalConv2d(nn.Conv2d):
         plain = nn.Conv2d(
             self.in_channels,
             self.out_channels,
-            _pair(self.kernel_size),
-            _pair(self.stride),
-            _pair(self.padding),  # type: ignore[arg-type]
+            pair(self.kernel_size),
+            pair(self.stride),
+            pair(self.padding),  # type: ignore[arg-type]
             groups=self.groups,
             bias=False,
             device="meta",
@@ -197,7 +198,3 @@ def _hand_over(layer: nn.Linear | nn.Conv2d, plain: nn.Linear | nn.Conv2d) -> No
     plain.weight = nn.Parameter(layer.weight.detach().clone())
     if layer.bias is not None:
         plain.bias = nn.Parameter(layer.bias.detach().clone())
-
-
-def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

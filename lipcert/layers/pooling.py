@@ -29,11 +29,25 @@ class L2NormPool2d(torchlip.ScaledL2NormPool2d):  # type: ignore[misc]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the windows' norms."""
-        kernel = (self.kernel_size, self.kernel_size) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
-        tiled = inputs.ndim == 4 and inputs.shape[2] % kernel[0] == 0 and inputs.shape[3] % kernel[1] == 0
-        if self.training and self._coefficient_lip == 1.0 and tiled:
+        kernel = pair(self.kernel_size)
+        if self.training and self._coefficient_lip == 1.0 and tiled(inputs, kernel):
             return window_norms(inputs, kernel)
         return super().forward(inputs)  # type: ignore[no-any-return]
+
+
+def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """Return a size for height and width.
+
+    Example:
+        >>> pair(2), pair((2, 3))
+        ((2, 2), (2, 3))
+    """
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def tiled(inputs: Tensor, kernel: tuple[int, int]) -> bool:
+    """Return whether windows of this size tile images ``(N, C, H, W)``."""
+    return inputs.ndim == 4 and inputs.shape[2] % kernel[0] == 0 and inputs.shape[3] % kernel[1] == 0
 
 
 def window_norms(inputs: Tensor, kernel: tuple[int, int]) -> Tensor:

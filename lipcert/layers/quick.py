@@ -7,7 +7,7 @@ from deel import torchlip
 from torch import Tensor
 
 from lipcert.layers.group_sort import sort_pairs
-from lipcert.layers.pooling import window_norms
+from lipcert.layers.pooling import pair, tiled, window_norms
 
 
 def quickened(network: nn.Module) -> nn.Module:
@@ -37,8 +37,8 @@ def _exchanged(layer: nn.Module) -> nn.Module:
     if type(layer) is torchlip.GroupSort2 and layer._coefficient_lip == 1.0:
         return _QuickSort(layer).train(layer.training)
     if type(layer) is nn.LPPool2d and layer.norm_type == 2 and not layer.ceil_mode:
-        kernel = _pair(layer.kernel_size)
-        if layer.stride is None or _pair(layer.stride) == kernel:
+        kernel = pair(layer.kernel_size)
+        if layer.stride is None or pair(layer.stride) == kernel:
             return _QuickNorms(layer, kernel).train(layer.training)
     return layer
 
@@ -65,11 +65,6 @@ class _QuickNorms(nn.Module):
         self.original, self.kernel = original, kernel
 
     def forward(self, inputs: Tensor) -> Tensor:
-        height, width = self.kernel
-        if inputs.ndim != 4 or inputs.shape[2] % height or inputs.shape[3] % width:
+        if not tiled(inputs, self.kernel):
             return self.original(inputs)  # type: ignore[no-any-return]
         return window_norms(inputs, self.kernel)
-
-
-def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
