@@ -28,7 +28,14 @@ class OneByOne(TorchFunctionMode):
         return self._sum(inputs[..., None, :] * weight, bias)
 
     def convolution(
-        self, inputs: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+        self,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Any,
+        padding: Any,
+        dilation: Any = (1, 1),
+        groups: int = 1,
     ) -> Tensor:
         if padding == "same":
             padding = [size // 2 for size in weight.shape[2:]]

@@ -139,8 +139,7 @@ def _of_whole(output: Signal) -> tuple[Tensor, Tensor]:
 
 def _of_head(origin: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Errors of two logits: what the body's error becomes, and the roundings in the two rows."""
-    _, source, weight, bias = origin
-    roundings = weight.shape[1] + (bias is not None)
+    _, source, weight, bias, roundings = origin
     tiny = torch.finfo(weight.dtype).tiny
     relative = sum_up(gamma(roundings, unit_roundoff(weight.dtype)), product_up(4.0 * roundings, tiny))
     exact = weight.detach().cpu().double()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.blocked_sums import roundings_in_blocks
 from lipcert.certificates import rules_pointwise, rules_shape
 from lipcert.certificates.float_rules_activations import MORE_ROUNDING_RULES
 from lipcert.certificates.float_walk import (
@@ -70,8 +71,16 @@ def linear(rounding: Rounding) -> Signal:
     """``F.linear``: sums of n products and a bias."""
     given = rounding.call.bind("input", "weight", bias=None)
     weight = given["weight"]
-    origin = ("linear", rounding.call.value(given["input"]), weight, given["bias"])
-    return _sum_of_products(rounding, weight.shape[1] + (given["bias"] is not None), weight, *origin)
+    roundings = _roundings(rounding, weight, given["bias"])
+    origin = ("linear", rounding.call.value(given["input"]), weight, given["bias"], roundings)
+    return _sum_of_products(rounding, roundings, weight, *origin)
+
+
+def _roundings(rounding: Rounding, weight: Tensor, bias: Tensor | None, groups: int = 1) -> int:
+    """How many roundings lie on the way to an element of a sum of as many products as a row of the weight has."""
+    if rounding.call.name in ("linear_in_blocks", "conv2d_in_blocks"):
+        return roundings_in_blocks(weight, bias, groups)
+    return weight[0].numel() + (bias is not None)
 
 
 def matmul(rounding: Rounding) -> Signal:
@@ -91,7 +100,7 @@ def matmul(rounding: Rounding) -> Signal:
 def convolution(rounding: Rounding) -> Signal:
     """Convolutions: sums of as many products as a kernel has weights; zeros of the padding are exact."""
     given = rounding.call.bind("input", "weight", bias=None, stride=1, padding=0, dilation=1, groups=1)
-    count = given["weight"][0].numel() + (given["bias"] is not None)
+    count = _roundings(rounding, given["weight"], given["bias"], given["groups"])
     return _sum_of_products(rounding, count, given["weight"], groups=given["groups"])
 
 
@@ -267,9 +276,9 @@ ROUNDING_RULES: dict[str, RoundingRule] = {
     **dict.fromkeys(("add", "sub", "rsub"), add),
     **dict.fromkeys(("mul", "div", "leaky_relu", "prelu"), scaling),
     "batch_norm": batch_norm,
-    "linear": linear,
+    **dict.fromkeys(("linear", "linear_in_blocks"), linear),
     **dict.fromkeys(("matmul", "mm", "rmatmul", "addmm"), matmul),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv2d_in_blocks"), convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed_convolution),
     **dict.fromkeys(("sum", "mean"), reduce_sum),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), average_pool),

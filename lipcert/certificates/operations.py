@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lipcert import blocked_sums
 from lipcert.certificates import (
     rules_conv,
     rules_einsum,
@@ -51,13 +52,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("maximum", "minimum", "fmax", "fmin", "hypot", "logaddexp"), rules_pointwise.extremum),
     "where": rules_pointwise.where,
     "masked_fill": rules_pointwise.masked_fill,
-    "linear": rules_linear.linear,
+    **dict.fromkeys(("linear", "linear_in_blocks"), rules_linear.linear),
     **dict.fromkeys(("matmul", "mm", "rmatmul"), rules_einsum.matmul),
     "einsum": rules_einsum.einsum,
     "tensordot": rules_einsum.tensordot,
     "inner": rules_einsum.inner,
     "addmm": rules_linear.addmm,
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), rules_conv.convolution),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv2d_in_blocks"), rules_conv.convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), rules_conv.transposed_convolution),
     **dict.fromkeys(("sum", "mean"), rules_linear.reduce_sum),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), rules_pool.average_pool),
@@ -92,7 +93,7 @@ _SPELLINGS = {
     "abs": ("__abs__",),
 }
 _IN_PLACE = {"add": ("__iadd__",), "sub": ("__isub__",), "mul": ("__imul__",), "div": ("__itruediv__", "__idiv__")}
-_NAMESPACES = (torch, torch.Tensor, torch.nn.functional, torch._C._nn, torch.special)
+_NAMESPACES = (torch, torch.Tensor, torch.nn.functional, torch._C._nn, torch.special, blocked_sums)
 
 
 def _known_functions() -> dict[Any, Operation]:

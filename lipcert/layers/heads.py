@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from lipcert.layers.blocked import BlockedLinear, plain_linear
 
-class NormalizedLinear(nn.Linear):
+
+class NormalizedLinear(BlockedLinear):
     r"""Linear layer whose rows have norm 1: a head that keeps certificates by pairs of classes tight.
 
     .. math:: w_i \leftarrow w_i / \|w_i\|_2
@@ -36,11 +38,7 @@ class NormalizedLinear(nn.Linear):
 
     def vanilla_export(self) -> nn.Linear:
         """Return a plain layer with the weight that this one executes with."""
-        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        plain.weight = nn.Parameter(self.weight.detach().clone())
-        if self.bias is not None:
-            plain.bias = nn.Parameter(self.bias.detach().clone())
-        return plain
+        return plain_linear(self)
 
 
 class _UnitRows(nn.Module):

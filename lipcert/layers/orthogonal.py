@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from lipcert.errors import InputError
 from lipcert.layers.block_kernels import OrthogonalKernel
+from lipcert.layers.blocked import BlockedConv2d, BlockedLinear, plain_conv2d, plain_linear
 from lipcert.layers.constraints import ENGINES
 from lipcert.layers.overlapping import AlmostOrthogonalKernel, OverlapScale
 from lipcert.layers.polar import orthogonal_matrices
@@ -21,7 +22,7 @@ ConvConstraint = Literal["projection", "bjorck", "polar_express", "cholesky", "c
 Pair = int | tuple[int, int]
 
 
-class OrthogonalLinear(nn.Linear):
+class OrthogonalLinear(BlockedLinear):
     r"""Linear layer with :math:`\|W\|_2 \le 1`, orthonormal rows, or columns if there are more rows.
 
     ``"projection"`` leaves the weight a plain parameter: nothing enters the graph, and
@@ -64,12 +65,10 @@ class OrthogonalLinear(nn.Linear):
 
     def vanilla_export(self) -> nn.Linear:
         """Return a plain layer with the weight that this one executes with."""
-        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        _hand_over(self, plain)
-        return plain
+        return plain_linear(self)
 
 
-class OrthogonalConv2d(nn.Conv2d):
+class OrthogonalConv2d(BlockedConv2d):
     r"""Convolution of norm at most 1.
 
     Where windows do not overlap, kernel <= stride, the convolution is a matrix ``(C_out, C_in k1 k2)`` on patches, one
@@ -152,18 +151,7 @@ class OrthogonalConv2d(nn.Conv2d):
 
     def vanilla_export(self) -> nn.Conv2d:
         """Return a plain layer with the weight that this one executes with."""
-        plain = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            pair(self.kernel_size),
-            pair(self.stride),
-            pair(self.padding),  # type: ignore[arg-type]
-            groups=self.groups,
-            bias=False,
-            device="meta",
-        )
-        _hand_over(self, plain)
-        return plain
+        return plain_conv2d(self)
 
 
 class _OfPatches(nn.Module):
@@ -192,9 +180,3 @@ def _start(layer: nn.Linear | nn.Conv2d, groups: int) -> None:
             layer.weight.copy_(drawn)
         if layer.bias is not None:
             layer.bias.zero_()
-
-
-def _hand_over(layer: nn.Linear | nn.Conv2d, plain: nn.Linear | nn.Conv2d) -> None:
-    plain.weight = nn.Parameter(layer.weight.detach().clone())
-    if layer.bias is not None:
-        plain.bias = nn.Parameter(layer.bias.detach().clone())

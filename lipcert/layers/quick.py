@@ -6,16 +6,18 @@ import torch.nn as nn
 from deel import torchlip
 from torch import Tensor
 
+from lipcert.layers.blocked import BlockedConv2d, BlockedLinear
 from lipcert.layers.group_sort import sort_pairs
 from lipcert.layers.pooling import pair, tiled, window_norms
 
 
 def quickened(network: nn.Module) -> nn.Module:
-    """Return the network with GroupSort2 and L2-norm pooling exchanged, in place, for layers with shorter passes.
+    """Return the network with some layers exchanged, in place, for ones with shorter passes.
 
-    Values are the same to the bit, gradients up to rounding, but for windows of zeros, whose gradient is 0; they can
-    be taken once only. Layers with hooks or with a forward of their own are left alone, and so is everything
-    where the exchanged layer would not apply. What is certified or verified must be the network as it is.
+    Values of GroupSort2 and L2-norm pooling are the same to the bit, gradients up to rounding, but for windows of
+    zeros, whose gradient is 0; they can be taken once only. Sums in blocks become plain ones, the same up to rounding.
+    Layers with hooks or with a forward of their own are left alone, and so is everything where the exchanged layer
+    would not apply. What is certified or verified must be the network as it is.
 
     Args:
         network: the caller's own copy.
@@ -31,8 +33,14 @@ def quickened(network: nn.Module) -> nn.Module:
     return _exchanged(network)
 
 
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {BlockedLinear: nn.Linear, BlockedConv2d: nn.Conv2d}
+
+
 def _exchanged(layer: nn.Module) -> nn.Module:
     if not _is_plain(layer):
+        return layer
+    if type(layer) in _PLAIN:
+        layer.__class__ = _PLAIN[type(layer)]
         return layer
     if type(layer) is torchlip.GroupSort2 and layer._coefficient_lip == 1.0:
         return _QuickSort(layer).train(layer.training)

@@ -14,6 +14,7 @@ from torch import Tensor
 from lipcert.errors import InputError
 from lipcert.layers import HalfAbs, MaxMin, SpatialShift
 from lipcert.layers.activations import PairReflections
+from lipcert.layers.blocked import BlockedConv2d, BlockedLinear
 from lipcert.layers.centering import Translation
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -25,13 +26,15 @@ CONVOLUTIONS = (
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
+    BlockedConv2d,
 )
-MEASURED = (nn.Linear, *CONVOLUTIONS)
+MATRICES = (nn.Linear, BlockedLinear)
+MEASURED = (*MATRICES, *CONVOLUTIONS)
 """What these are applied to is measured, see :class:`~lipcert.verification.rounding.Step`."""
 POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool2d)
 SCALED_POOLS = (torchlip.ScaledAvgPool2d, torchlip.ScaledAdaptiveAvgPool2d)
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-LINEAR = (*REARRANGING, Translation, nn.Linear, *CONVOLUTIONS, *POOLS, *SCALED_POOLS, *NORMALISATIONS)
+LINEAR = (*REARRANGING, Translation, *MATRICES, *CONVOLUTIONS, *POOLS, *SCALED_POOLS, *NORMALISATIONS)
 
 
 def _coefficient(module: nn.Module) -> float:

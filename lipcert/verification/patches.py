@@ -71,7 +71,7 @@ def linear_map(stretch: Stretch, input_shape: Sequence[int]) -> Dense | Patches:
         torch.Size([12, 8])
     """
     layer = stretch.multiplying[0] if len(stretch.multiplying) == 1 else None
-    if type(layer) is not nn.Conv2d or not _windows_apart(layer):
+    if not isinstance(layer, nn.Conv2d) or not _windows_apart(layer):
         return dense(stretch, input_shape)
     place = stretch.layers.index(layer)
     before, after = (

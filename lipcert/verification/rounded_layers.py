@@ -14,12 +14,26 @@ from torch import Tensor
 from lipcert.errors import InputError
 from lipcert.layers import HalfAbs, MaxMin
 from lipcert.layers.activations import PairReflections
+from lipcert.layers.blocked import BlockedConv2d, BlockedLinear
 from lipcert.layers.centering import Translation
-from lipcert.verification.chain import CONVOLUTIONS, MEASURED, NORMALISATIONS, POOLS, SCALED_POOLS, Stretch, stretches
+from lipcert.verification.chain import (
+    CONVOLUTIONS,
+    MATRICES,
+    MEASURED,
+    NORMALISATIONS,
+    POOLS,
+    SCALED_POOLS,
+    Stretch,
+    stretches,
+)
 from lipcert.verification.dense import dense
 from lipcert.verification.patches import linear_map
 from lipcert.verification.recompute import Bounds
 from lipcert.verification.rounding import Head, RoundedChain, Step, box_reach
+
+LONGEST_PLAIN_SUM = 256
+BLOCKS_OF_A_SUM = 8
+"""How layers that sum in blocks do it."""
 
 _UP = 1 + 2.0**-40  # the few float64 roundings of norms and coefficients
 
@@ -127,11 +141,12 @@ def _counted(layer: Any, value: Tensor) -> tuple[int, float]:
     kind = type(layer)
     if kind is Translation:
         return 1, 1.0
-    if kind is nn.Linear:
-        return layer.in_features + (layer.bias is not None), 1.0
+    if kind in MATRICES:
+        return _summed(kind, layer.in_features, 1) + (layer.bias is not None), 1.0
     if kind in CONVOLUTIONS:
-        terms = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
-        return terms + (layer.bias is not None), 1.0
+        channels, taps = layer.in_channels // layer.groups, math.prod(layer.kernel_size)
+        in_blocks = layer.groups == 1 and layer.padding_mode == "zeros"
+        return _summed(kind if in_blocks else nn.Conv2d, channels, taps) + (layer.bias is not None), 1.0
     if kind in NORMALISATIONS:
         # However it is arranged: epsilon, its sum, a root, a reciprocal, two products, two sums are eight.
         numbers = [(layer.running_var + layer.eps).rsqrt(), *layer.parameters(), layer.running_mean]
@@ -143,6 +158,14 @@ def _counted(layer: Any, value: Tensor) -> tuple[int, float]:
     terms = math.prod(kernel) if isinstance(kernel, tuple) else int(kernel) ** (value.ndim - 2)
     scaled = kind in SCALED_POOLS
     return terms + 2 + 2 * scaled, max(1.0, abs(float(layer._coefficient_lip)) * terms) if scaled else 1.0
+
+
+def _summed(kind: type[nn.Module], channels: int, taps: int) -> int:
+    """How often a product is rounded until it is part of the sum: its own block's products, then the other blocks."""
+    if kind not in (BlockedLinear, BlockedConv2d) or channels * taps <= LONGEST_PLAIN_SUM:
+        return channels * taps
+    longest = math.ceil(channels / BLOCKS_OF_A_SUM)
+    return longest * taps + math.ceil(channels / longest) - 1
 
 
 def _nonlinear_step(stretch: Stretch, value: Tensor, result: Tensor) -> Step:

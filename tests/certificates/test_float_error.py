@@ -17,6 +17,7 @@ from lipcert.certificates.execution import check_execution, float64_copy
 from lipcert.certificates.float_error import LogitErrors
 from lipcert.deployment import export
 from lipcert.errors import InputError
+from lipcert.layers.blocked import BlockedConv2d, BlockedLinear
 from lipcert.networks import hkr_convnet
 
 GRID = (1, 8, 8)
@@ -61,6 +62,15 @@ NETWORKS = {
     "norms": lambda: Forward(
         lambda self, x: torch.cat([self.f(x.flatten(1)), x.flatten(1).norm(dim=1, keepdim=True) + 3], 1),
         f=nn.Linear(64, 4),
+    ),
+    "in-blocks": lambda: nn.Sequential(
+        nn.Conv2d(1, 43, 3, padding=1),
+        nn.ReLU(),
+        BlockedConv2d(43, 33, 3, stride=2, padding=1),
+        nn.Flatten(),
+        BlockedLinear(528, 300),
+        nn.ReLU(),
+        BlockedLinear(300, 5, bias=False),
     ),
     "no-linear-head": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU()),
 }

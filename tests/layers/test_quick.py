@@ -8,6 +8,7 @@ from deel import torchlip
 from torch import nn
 
 from lipcert.attacks.counting import CountedNetwork
+from lipcert.layers.blocked import BlockedConv2d, BlockedLinear
 from lipcert.layers.quick import quickened
 
 
@@ -39,6 +40,17 @@ def test_values_are_the_same_to_the_bit_and_gradients_up_to_rounding(dtype):
         gradients.append(torch.autograd.grad((logits * weight).sum(), leaf)[0])
         assert torch.equal(logits, slow(inputs))
     torch.testing.assert_close(*gradients)
+
+
+def test_sums_in_blocks_become_plain_ones():
+    """Block by block they are others in the last bits; the network that was handed in keeps its own."""
+    torch.manual_seed(0)
+    slow = nn.Sequential(BlockedConv2d(40, 40, 3, padding=1), nn.Flatten(), BlockedLinear(640, 5)).eval()
+    quick = quickened(copy.deepcopy(slow))
+    assert [type(layer) for layer in quick] == [nn.Conv2d, nn.Flatten, nn.Linear]
+    inputs = torch.randn(7, 40, 4, 4)
+    torch.testing.assert_close(quick(inputs), slow(inputs))
+    assert [type(layer) for layer in slow] == [BlockedConv2d, nn.Flatten, BlockedLinear]
 
 
 def test_special_values_are_sorted_alike():

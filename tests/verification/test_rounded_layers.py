@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lipcert import certify
 from lipcert.deployment import export
 from lipcert.layers import HalfAbs, HouseHolder, MaxMin, SpatialShift
+from lipcert.layers.blocked import BlockedConv2d, BlockedLinear
 from lipcert.layers.centering import Translation
 from lipcert.networks import hkr_convnet
 from lipcert.verification.certificates import TOLERANCE
@@ -76,6 +77,8 @@ MIDDLES = {
     "groups": lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2),
     "circular": lambda: nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular"),
     "transposed": lambda: nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1, groups=2),
+    "blocked": lambda: BlockedConv2d(4, 6, (9, 8), padding=4),
+    "two-blocked": lambda: nn.Sequential(nn.Flatten(), BlockedLinear(256, 300), BlockedLinear(300, 30)),
     "two-linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.Linear(20, 30)),
 }
 REFUSED_BY_THE_FIRST = ("lprelu",)
