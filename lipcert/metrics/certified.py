@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lipcert.errors import InputError
+from lipcert.metrics.state import SampleMean
 
 
 def certified_accuracy(radius: Tensor, preds: Tensor, target: Tensor, epsilon: float) -> Tensor:
@@ -69,50 +70,7 @@ def check_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
     return tuple(epsilons)
 
 
-class _SampleMean(Metric):
-    """A sum over samples and their number."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, size: tuple[int, ...] = ()) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def _add(self, values: Tensor) -> None:
-        self.total += values.sum(0)
-        self.count += len(values)
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
-
-
-class MeanLoss(_SampleMean):
-    """Mean of a loss over samples; unlike torchmetrics' ``MeanMetric`` it never waits for the device.
-
-    ``update(loss, samples)`` takes the mean loss of a batch and its size. A loss that is not a number stays one.
-
-    Example:
-        >>> metric = MeanLoss()
-        >>> metric.update(torch.tensor(1.0), 3)
-        >>> metric.update(torch.tensor(2.0), 1)
-        >>> metric.compute().item()
-        1.25
-    """
-
-    higher_is_better = False
-
-    def update(self, loss: Tensor, samples: int) -> None:
-        """Count a batch: its mean loss and its size."""
-        self.total += loss * samples
-        self.count += samples
-
-
-class CertifiedAccuracy(_SampleMean):
+class CertifiedAccuracy(SampleMean):
     """Certified accuracy (VRA) at several budgets, see :func:`certified_accuracy`.
 
     ``update(radius, preds, target)`` takes ``(N,)`` tensors; ``compute()`` returns one value a budget.
@@ -135,10 +93,10 @@ class CertifiedAccuracy(_SampleMean):
 
     def update(self, radius: Tensor, preds: Tensor, target: Tensor) -> None:
         """Count a batch: ``(N,)`` radii, predicted and true classes."""
-        self._add((preds == target)[:, None] & (radius[:, None] >= self.epsilons))
+        self.add((preds == target)[:, None] & (radius[:, None] >= self.epsilons))
 
 
-class AverageCertifiedRadius(_SampleMean):
+class AverageCertifiedRadius(SampleMean):
     """Average certified radius (ACR), see :func:`average_certified_radius`.
 
     ``update(radius, preds, target)`` takes ``(N,)`` tensors.
@@ -152,7 +110,7 @@ class AverageCertifiedRadius(_SampleMean):
 
     def update(self, radius: Tensor, preds: Tensor, target: Tensor) -> None:
         """Count a batch: ``(N,)`` radii, predicted and true classes."""
-        self._add(torch.where(preds == target, radius, 0).double())
+        self.add(torch.where(preds == target, radius, 0).double())
 
 
 class KantorovichRubinstein(Metric):
