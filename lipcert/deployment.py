@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from lipcert.certificates.ablations import Ablation
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
 from lipcert.layers.stiefel import project_
@@ -165,7 +166,8 @@ def build_network(class_path: str, init_args: Mapping[str, Any]) -> nn.Module:
 
     Args:
         class_path: import path such as ``"lipcert.networks.hkr_convnet"``.
-        init_args: its keyword arguments.
+        init_args: its keyword arguments; those that are themselves a ``class_path`` with ``init_args``, alone or in a
+            list, are built likewise.
 
     Returns:
         The network.
@@ -173,18 +175,34 @@ def build_network(class_path: str, init_args: Mapping[str, Any]) -> nn.Module:
     Raises:
         InputError: no such object, an object of another kind, or arguments that it refuses.
     """
+    return _build(class_path, init_args, (nn.Module,))  # type: ignore[no-any-return]
+
+
+def _build(class_path: str, init_args: Mapping[str, Any], kinds: tuple[type, ...]) -> Any:
+    """Return an object of one of these kinds, made by its class or by a function that is annotated to return one."""
     module_name, _, name = class_path.rpartition(".")
     try:
         builder = getattr(import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"expected the import path of a network, got {class_path!r}: {error}") from error
     returned = builder if isclass(builder) else get_type_hints(builder).get("return") if callable(builder) else None
-    if not (isclass(returned) and issubclass(returned, nn.Module)):
-        raise InputError(f"expected {class_path} to be an nn.Module class or a function annotated to return one")
+    if not (isclass(returned) and issubclass(returned, kinds)):
+        named = " or ".join("nn.Module" if kind is nn.Module else kind.__name__ for kind in kinds)
+        raise InputError(f"expected {class_path} to be an {named} class or a function annotated to return one")
+    arguments = {name: _built(value) for name, value in init_args.items()}
     try:
-        return builder(**init_args)  # type: ignore[no-any-return]
+        return builder(**arguments)
     except TypeError as error:
         raise InputError(f"expected arguments that {class_path} accepts: {error}") from error
+
+
+def _built(value: Any) -> Any:
+    """Return an argument with the parts in it that are given by class path."""
+    if isinstance(value, list):
+        return [_built(each) for each in value]
+    if isinstance(value, dict) and "class_path" in value:
+        return _build(value["class_path"], value.get("init_args") or {}, (nn.Module, Ablation))
+    return value
 
 
 def file_sha256(path: str | Path) -> str:

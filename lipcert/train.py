@@ -21,6 +21,7 @@ Every value of a configuration can be set on the command line, for example:
   python -m lipcert.train --model.init_args.loss deel.torchlip.SoftHKRMulticlassLoss --name soft
   python -m lipcert.train --print_config > mine.yaml     # then edit it
   python -m lipcert.train --resume runs/quickstart --trainer.max_epochs 40
+  python -m lipcert.train --config hardened.yaml --weights runs/plain   # a new run that starts from trained weights
 """
 
 

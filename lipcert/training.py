@@ -32,6 +32,7 @@ from lipcert.files import write_atomically
 from lipcert.modules import Classifier
 from lipcert.runs import RunPaths, write_summary
 from lipcert.summary import measure_certificates
+from lipcert.weights import start_from
 
 
 class TrainCLI(LightningCLI):
@@ -67,6 +68,11 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--name", type=str, default="run", help="name of the run; its directory is OUTPUT/NAME")
         parser.add_argument("--output", type=str, default="runs", help="folder in which run directories are made")
         parser.add_argument(
+            "--weights",
+            type=str | None,
+            help="network to start from, in a new run: a run directory, a .ckpt, or a .safetensors of its weights",
+        )
+        parser.add_argument(
             "--monitor",
             type=str | None,
             help="metric whose largest value chooses the best checkpoint; by default the classifier's own: "
@@ -93,6 +99,8 @@ class TrainCLI(LightningCLI):
         """Make the run directory once the data is known to be usable, and the trainer that writes to it."""
         if isinstance(self.datamodule, ImageData):
             self.datamodule.split("train")
+        if self.config["weights"] and self.resume is None:
+            start_from(self.config["weights"], self.model)
         if self.config_init["trainer"].get("fast_dev_run"):
             return self._trainer(**kwargs)
         if self.resume is not None:
@@ -214,6 +222,7 @@ def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData, 
     summary = {
         "status": "interrupted" if cli.trainer.interrupted else "completed",
         **measure_certificates(deployed, test, epsilons=getattr(model, "epsilons", ())),
+        **model.figures(deployed, test),
         "seconds": round(cli.recorder.seconds, 2),
         "images_per_second": round(cli.recorder.images_per_second, 1),
         "epochs": len(cli.recorder.rows),
@@ -292,5 +301,6 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # the metrics are synchronised
         warnings.filterwarnings("ignore", message="The number of training batches")  # nothing is logged by the step
+        warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")  # teachers: they only answer
         warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
         yield

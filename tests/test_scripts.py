@@ -16,6 +16,7 @@ from lipcert.train import main as train
 ROOT = Path(__file__).parents[1]
 
 SMALL = {
+    "benchmarks/adversarial_training.py": ["--rounds=1", "--batches=2", "--batch=20", "--steps=2"],
     "benchmarks/training_loop.py": ["--rounds=1", "--steps=2"],
     "benchmarks/lipschitz_bound.py": ["--rounds=1", "--images=200", "--layers=2", "--channels=4", "--size=8"],
     "benchmarks/constraint_cost.py": ["--small"],
@@ -24,6 +25,7 @@ SMALL = {
         *("--iterations=2", "--short-iterations=1"),
     ],
     "benchmarks/autoattack.py": ["--images=2", "--rounds=1", "--components", "apgd-ce", "fab-t"],
+    "benchmarks/patch_certificates.py": ["--images=20", "--classes=12", "--stride=10", "--loop-images=2"],
     "benchmarks/precision.py": ["--rounds=1", "--steps=1", "--batch=8", "--modes", "bfloat16"],
     "benchmarks/time_to_quality.py": ["--small", "--full", "--steps=2", "--clean=0", "--acr=0"],
 }
@@ -73,6 +75,19 @@ def test_the_time_to_quality_is_that_of_the_first_epoch_that_is_good_enough_in_e
     epochs += [{"epoch": 3, "clean": 0.88, "acr": 0.8}, {"epoch": 4, "clean": 0.9, "acr": 0.9}]
     assert first_reached(epochs, {"clean": 0.88, "acr": 0.8})["epoch"] == 3
     assert first_reached(epochs, {"clean": 0.88, "acr": 0.95}) is None
+
+
+@pytest.mark.slow
+def test_robust_accuracy_is_measured_and_kept(tmp_path):
+    train([f"--output={tmp_path}", *SMALL_TRAINING])
+    options = ["--norm=linf", "--epsilon=0.2", "--samples=60", "--components", "apgd-ce", "--output"]
+    run("experiments/robust_accuracy.py", tmp_path / "quickstart", *options, tmp_path / "robust.json")
+    record = json.loads((tmp_path / "robust.json").read_text())
+    [network] = record["networks"]
+    assert network["samples"] == 60
+    assert network["robust_accuracy"] <= network["clean_accuracy"]
+    assert sum(network["winners"].values()) == round(60 * network["clean_accuracy"])
+    assert record["attack_parameters"]["components"] == "apgd-ce"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Attacks: they search for adversarial examples, and nothing that they claim is believed unchecked."""
 
+from lipcert.attacks.ascent import LossAscent
 from lipcert.attacks.autoattack import AutoAttack
 from lipcert.attacks.base import Attack, Findings, Outcome
 from lipcert.attacks.boundary import BoundaryAttack
@@ -11,6 +12,7 @@ from lipcert.attacks.fmn import FastMinimumNorm
 from lipcert.attacks.hop_skip_jump import HopSkipJump
 from lipcert.attacks.patch import AdversarialPatch
 from lipcert.attacks.projected_gradient import ProjectedGradient
+from lipcert.attacks.rescaled import RescaledNetwork
 from lipcert.attacks.single_step import FastGradient
 from lipcert.attacks.square import SquareAttack
 from lipcert.attacks.task import Norm, Task
@@ -29,9 +31,11 @@ __all__ = [
     "FastMinimumNorm",
     "Findings",
     "HopSkipJump",
+    "LossAscent",
     "Norm",
     "Outcome",
     "ProjectedGradient",
+    "RescaledNetwork",
     "SquareAttack",
     "Task",
     "Verified",

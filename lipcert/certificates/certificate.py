@@ -37,14 +37,17 @@ class Certificate:
     """What is proved about a batch of N inputs.
 
     Within ``radius[i]`` (in ``norm``, strictly inside the ball) of input ``i`` the network's class stays
-    ``prediction[i]``, under the stated ``assumptions``. A radius of 0 certifies nothing.
+    ``prediction[i]``, under the stated ``assumptions``. A radius of 0 certifies nothing. Certificates of votes hold on
+    the boundary as well.
 
     Attributes:
         prediction: ``(N,)`` int64, predicted classes.
-        radius: ``(N,)`` float64, certified radii in the units of the inputs handed in ([0,1] pixels).
-        norm: ``"l2"``.
-        rule: which margin rule gave the radii: ``"joint"``, ``"per-class"``, ``"pairwise"`` or ``"best"``.
-        lipschitz_upper_bound: sound bound of the whole network's L2 constant.
+        radius: ``(N,)`` float64, certified radii in the units of the inputs handed in ([0,1] pixels); against patches,
+            the side of the largest square in which the input may change, in pixels.
+        norm: ``"l2"``, ``"l1"`` or ``"patch"``.
+        rule: which margin rule gave the radii: ``"joint"``, ``"per-class"``, ``"pairwise"`` or ``"best"``; of votes,
+            ``"enumeration"`` over the places of a patch, or ``"splitting"`` noise.
+        lipschitz_upper_bound: sound bound of the whole network's L2 constant; infinite where a vote needs none.
         layers: the proof of that bound, one row a layer.
         arithmetic: ``"float32"`` or ``"float64"``: the radii hold for the classes that the network computes in that
             type; ``"real"``: for the real-valued network with these very weights.

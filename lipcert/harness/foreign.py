@@ -86,7 +86,7 @@ def load_foreign(
         raise InputError(f"expected {model} to return an nn.Module, got {type(network).__name__}")
     checksum = ""
     if weights is not None:
-        _load_into(network, read_weights(weights), model=model, path=Path(weights))
+        load_into(network, read_weights(weights), model=model, path=Path(weights))
         checksum = file_sha256(weights)
     plain = _plain(network, model)
     constrained = None if plain is network else network
@@ -189,7 +189,18 @@ def _shown(names: Iterable[object]) -> str:
     return ", ".join(listed[:SHOWN]) + more
 
 
-def _load_into(network: nn.Module, state: Mapping[str, Tensor], *, model: str, path: Path) -> None:
+def load_into(network: nn.Module, state: Mapping[str, Tensor], *, model: str, path: Path) -> None:
+    """Give a network the tensors of a file, all of them and no others.
+
+    Args:
+        network: that is changed.
+        state: tensors by name, see :func:`read_weights`.
+        model: what the network is called in a complaint.
+        path: where the tensors are from.
+
+    Raises:
+        InputError: tensors of other shapes, missing or unknown ones; the network may have changed by then.
+    """
     try:
         missing, unexpected = network.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:  # shapes; the first line only counts them

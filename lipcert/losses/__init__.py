@@ -6,17 +6,21 @@ the exported weights.
 """
 
 from lipcert.losses.annealing import LogitAnnealing, OffsetCrossEntropy
+from lipcert.losses.distillation import DistillationLoss
 from lipcert.losses.emma import EMMA
 from lipcert.losses.pairs import PairwiseLoss, head_pair_bounds, head_weight
 from lipcert.losses.radius import CertificateRegularised, CertifiedRadiusLoss
+from lipcert.losses.trades import TradesLoss
 
 __all__ = [
     "EMMA",
     "CertificateRegularised",
     "CertifiedRadiusLoss",
+    "DistillationLoss",
     "LogitAnnealing",
     "OffsetCrossEntropy",
     "PairwiseLoss",
+    "TradesLoss",
     "head_pair_bounds",
     "head_weight",
 ]

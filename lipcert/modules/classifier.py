@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lipcert.data import ImageSet
 from lipcert.deployment import export
 from lipcert.errors import InputError
 from lipcert.layers import retract_
@@ -107,7 +108,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         inputs, labels = batch
-        logits = _at_least_single(self.network(inputs))
+        logits = at_least_single(self.network(inputs))
         loss = self.loss_of(logits, labels)
         self.measure("train", loss.detach(), logits.detach(), labels)
         return loss
@@ -124,7 +125,8 @@ class Classifier(LightningModule):
 
     def deploy(self) -> None:
         """Export the network as it is now; what is validated and tested is what would be saved."""
-        self._deployed = [export(self.network).requires_grad_(False)]
+        with torch.inference_mode(mode=False):  # so that attacks can follow its gradients
+            self._deployed = [export(self.network).requires_grad_(False)]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a validation batch."""
@@ -166,6 +168,10 @@ class Classifier(LightningModule):
         """Log the test metrics."""
         self._log_stage("test")
 
+    def figures(self, deployed: nn.Module, images: ImageSet) -> dict[str, Any]:
+        """Return what ``summary.json`` says of the deployed network on a split beside accuracy and certificates."""
+        return {}
+
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, if there is one, the scheduler."""
         optimizer = self.make_optimizer(self.network.parameters())
@@ -199,7 +205,7 @@ class Classifier(LightningModule):
             setattr(self.loss.get_submodule(path), attribute, value)
 
 
-def _at_least_single(logits: Tensor) -> Tensor:
+def at_least_single(logits: Tensor) -> Tensor:
     """Margins are not for half precision."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -1,0 +1,253 @@
+"""Training on adversarial samples that are crafted in every step."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lipcert.attacks import Attack, FastGradient, LossAscent, Norm, ProjectedGradient
+from lipcert.attacks.verify import distance_upper_bound
+from lipcert.data import ImageSet
+from lipcert.errors import InputError
+from lipcert.losses import TradesLoss
+from lipcert.losses.arguments import share
+from lipcert.modules.classifier import Batch, Classifier, Stage, at_least_single
+from lipcert.modules.crafting import Statistics, check_attack, check_statistics, craft, untracked
+
+Followed = Literal["both", "clean", "adversarial"]
+
+CRAFTED = ("robust_accuracy", "fgsm_accuracy")
+
+
+class AdversarialClassifier(Classifier):
+    r"""Trains a network on samples that an attack has made of the batch, and watches how robust it becomes.
+
+    .. math:: \min_\theta \; \mathbb{E} \big[ r \, \ell(f_\theta(x'), y) + (1 - r) \, \ell(f_\theta(x), y) \big], \qquad
+        x' = \mathrm{attack}(f_\theta, x, y)
+
+    With :class:`~lipcert.attacks.LossAscent` and r = 1 this is PGD training as Madry et al. have it; one step of it, or
+    :class:`~lipcert.attacks.FastGradient`, is FGSM training; r = 0.5 is the double batch of clean and adversarial. With
+    :class:`~lipcert.losses.TradesLoss` and ascent on the divergence it is TRADES. Any other attack may stand in the
+    loop: one that returns the input where it does not fool, such as ``ProjectedGradient`` or ``DecoupledDirection``,
+    trains on the clean sample there.
+
+    An attack of s steps makes a training step s + 1 forward and backward passes, s + 2 where clean samples are passed
+    as well. No gradient flows through the crafting. Validation attacks some images by a short PGD, whose robust
+    accuracy is an upper bound of the true one and chooses the checkpoint, and by FGSM. FGSM accuracy that is far above
+    that of PGD is catastrophic overfitting: the network has learned to deceive single steps, and is not robust.
+
+    **BatchNorm** sees two distributions. Samples are crafted on the network in eval mode and never move its running
+    statistics, see :func:`~lipcert.modules.crafting.searchable`. By default a double batch is normalised as one. With
+    ``running_statistics`` of one half, each half is normalised by itself, and what is deployed follows that half.
+
+    Args:
+        network: maps inputs ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``.
+        loss: called with logits and targets; or a :class:`~lipcert.losses.TradesLoss`, whose beta weighs both.
+        attack: makes the samples; ``LossAscent()`` if None.
+        norm: of the budget.
+        epsilon: the budget, in [0, 1] pixel units; None for a minimum-norm attack without one: robust accuracy is then
+            not measured.
+        ratio: r, share of the loss that is of adversarial samples: 1 for these alone, 0 for none.
+        warmup: share of the training in which the budget grows from 0 to epsilon, step by step.
+        crafting_statistics: how BatchNorm normalises while samples are crafted: ``"running"`` or ``"batch"``.
+        running_statistics: what BatchNorm follows: ``"both"`` as one batch, ``"clean"`` or ``"adversarial"`` samples.
+        validation_attack: measures robust accuracy; ``ProjectedGradient(10, 0.25, loss="margin")`` if None.
+        validation_samples: images that it attacks, the first ones of the split.
+        overfitting_gap: by how much FGSM accuracy may be above the robust one before a warning is printed.
+        **options: see :class:`Classifier`.
+
+    Raises:
+        InputError: a setting is out of range, or an attack that cannot do it.
+
+    Source: Goodfellow et al. (2015), arXiv 1412.6572; Madry et al. (2018), arXiv 1706.06083; Zhang et al. (2019), arXiv
+    1901.08573; catastrophic overfitting: Wong et al. (2020), arXiv 2001.03994; statistics of one half: Xie et al.
+    (2020), arXiv 1911.09665.
+    """
+
+    in_progress_bar = ("accuracy", "robust_accuracy")
+
+    def __init__(  # noqa: PLR0913 - one keyword a setting of a configuration
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        *,
+        attack: Attack | None = None,
+        norm: Norm = "linf",
+        epsilon: float | None = None,
+        ratio: float = 1.0,
+        warmup: float = 0.0,
+        crafting_statistics: Statistics = "running",
+        running_statistics: Followed = "both",
+        validation_attack: Attack | None = None,
+        validation_samples: int = 1000,
+        overfitting_gap: float = 0.2,
+        **options: Any,
+    ) -> None:
+        self.attack = LossAscent() if attack is None else attack
+        self.norm: Norm = norm
+        self.epsilon = epsilon
+        self.ratio = share("ratio", ratio)
+        self.warmup = share("warmup", warmup)
+        self.crafting_statistics: Statistics = crafting_statistics
+        self.running_statistics: Followed = running_statistics
+        self.validation_attack = validation_attack or ProjectedGradient(10, 0.25, loss="margin")
+        self.validation_samples = validation_samples
+        self.overfitting_gap = overfitting_gap
+        self._check(loss)
+        self.monitor = "val/accuracy" if epsilon is None else "val/robust_accuracy"
+        super().__init__(network, loss, **options)
+        self._attacked = 0
+
+    def _check(self, loss: nn.Module) -> None:
+        check_attack(self.attack, self.norm, self.epsilon)
+        if self.epsilon is not None:
+            check_attack(self.validation_attack, self.norm, self.epsilon)
+        check_statistics(self.crafting_statistics)
+        if self.running_statistics not in get_args(Followed):
+            words = ", ".join(get_args(Followed))
+            raise InputError(f"expected running statistics among {words}, got {self.running_statistics!r}")
+        if self.validation_samples < 1:
+            raise InputError(f"expected validation_samples >= 1, got {self.validation_samples}")
+        if isinstance(loss, TradesLoss) and self.ratio != 1:
+            raise InputError(f"expected ratio 1 with TradesLoss, whose beta weighs both halves, got {self.ratio:g}")
+
+    def make_meters(self) -> dict[str, Metric]:
+        """Return the metrics of one stage by name."""
+        return super().make_meters() | {
+            name: MulticlassAccuracy(self.num_classes, average="micro", validate_args=False) for name in CRAFTED
+        }
+
+    def report(self, stage: Stage) -> dict[str, Tensor]:
+        """Return the scalars that are logged at the end of an epoch, by name; what was not measured is left out."""
+        meters = self.meters_of(stage)
+        scalars = {name: meter.compute() for name, meter in meters.items() if meter.update_called}
+        if stage != "train" and "fgsm_accuracy" in scalars:
+            scalars["overfitting_gap"] = scalars["fgsm_accuracy"] - scalars["robust_accuracy"]
+        return scalars
+
+    @property
+    def present_epsilon(self) -> float | None:
+        """The budget of the next step: it grows over the warm-up."""
+        if self.epsilon is None or self.warmup == 0:
+            return self.epsilon
+        steps = self.warmup * self._number_of_steps()
+        return self.epsilon * min(1.0, (self.global_step + 1) / steps)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Craft adversarial samples of a batch and return the loss."""
+        inputs, labels = batch
+        if self.ratio == 0:
+            return super().training_step(batch, batch_idx)
+        adversarial = craft(
+            self.attack,
+            self.network,
+            inputs,
+            labels,
+            norm=self.norm,
+            epsilon=self.present_epsilon,
+            seed=torch.initial_seed() + self.global_step,
+            statistics=self.crafting_statistics,
+        )
+        if self.ratio == 1 and not isinstance(self.loss, TradesLoss):
+            logits = at_least_single(self.network(adversarial))
+            loss = self.loss_of(logits, labels)
+        else:
+            clean, logits = self._logits_of_both(inputs, adversarial)
+            loss = self._loss_of_both(clean, logits, labels)
+            self.meters_of("train")["accuracy"].update(clean.detach(), labels)
+        meters = self.meters_of("train")
+        meters["loss"].update(loss.detach(), len(labels))
+        meters["robust_accuracy"].update(logits.detach(), labels)
+        return loss
+
+    def _logits_of_both(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of both halves of a double batch."""
+        if self.running_statistics == "both":
+            first, second = at_least_single(self.network(torch.cat([clean, adversarial]))).chunk(2)
+            return first, second
+        logits = []
+        for name, inputs in (("clean", clean), ("adversarial", adversarial)):
+            with nullcontext() if name == self.running_statistics else untracked(self.network):
+                logits.append(at_least_single(self.network(inputs)))
+        return logits[0], logits[1]
+
+    def _loss_of_both(self, clean: Tensor, adversarial: Tensor, labels: Tensor) -> Tensor:
+        if isinstance(self.loss, TradesLoss):
+            return self.loss_of(torch.stack([clean, adversarial], 1), labels)
+        return self.ratio * self.loss_of(adversarial, labels) + (1 - self.ratio) * self.loss_of(clean, labels)
+
+    def deploy(self) -> None:
+        """Export the network as it is now, of which no image has been attacked."""
+        super().deploy()
+        self._attacked = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a validation batch, and attack it."""
+        super().validation_step(batch, batch_idx)
+        self._attack("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a test batch, and attack it."""
+        super().test_step(batch, batch_idx)
+        self._attack("test", batch)
+
+    def _attack(self, stage: Stage, batch: Batch) -> None:
+        """Measure the accuracy under both attacks of the first images of a split, shared by all processes."""
+        left = -(-self.validation_samples // self.trainer.world_size) - self._attacked
+        if self.epsilon is None or left <= 0:
+            return
+        device = batch[0].device.type
+        with torch.inference_mode(mode=False), torch.autocast(device, enabled=False):
+            inputs, labels = (tensor[:left].clone() for tensor in batch)
+            self._attacked += len(labels)
+            for name, attack in (("robust_accuracy", self.validation_attack), ("fgsm_accuracy", self._fgsm())):
+                self.meters_of(stage)[name].update(self._logits_under(attack, self.deployed, inputs, labels), labels)
+
+    def _fgsm(self) -> Attack:
+        return FastGradient("l2" if self.norm == "l2" else "sign", loss="cross-entropy")
+
+    def _logits_under(self, attack: Attack, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits ``(N, K)`` of what an attack finds within the budget; of inputs that are wrong anyway."""
+        assert self.epsilon is not None
+        found = craft(attack, network, inputs, labels, norm=self.norm, epsilon=self.epsilon)
+        valid = (found.flatten(1).aminmax(dim=1).min >= 0) & (found.flatten(1).amax(1) <= 1)
+        valid &= distance_upper_bound(inputs, found, self.norm) <= self.epsilon
+        with torch.no_grad():
+            logits, attacked = network(inputs), network(found)
+        return torch.where((valid & (logits.argmax(1) == labels))[:, None], attacked, logits)
+
+    def figures(self, deployed: nn.Module, images: ImageSet) -> dict[str, Any]:
+        """Return the accuracy of the deployed network under the validation attack, on the first images of a split."""
+        if self.epsilon is None:
+            return {}
+        inputs, labels = images.inputs(torch.arange(min(self.validation_samples, len(images)))), images.labels
+        logits = self._logits_under(self.validation_attack, deployed, inputs, labels[: len(inputs)])
+        right = logits.argmax(1) == labels[: len(inputs)]
+        return {
+            "robust_accuracy": round(right.double().mean().item(), 6),
+            "robust_accuracy_of": {
+                "attack": self.validation_attack.name,
+                **self.validation_attack.parameters(),
+                **{"norm": self.norm, "epsilon": self.epsilon, "samples": len(inputs)},
+            },
+        }
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics, and warn of catastrophic overfitting."""
+        super().on_validation_epoch_end()
+        gap = self.trainer.callback_metrics.get("val/overfitting_gap")
+        if gap is not None and self.ratio > 0 and gap > self.overfitting_gap and self.trainer.is_global_zero:
+            metrics = self.trainer.callback_metrics
+            print(
+                f"warning: catastrophic overfitting in epoch {self.current_epoch}: accuracy is "
+                f"{metrics['val/fgsm_accuracy']:.3f} under one step, {metrics['val/robust_accuracy']:.3f} under PGD; "
+                "take more steps, a random start or a smaller step",
+                file=sys.stderr,
+            )
