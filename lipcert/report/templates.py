@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lipcert.report import display
 
 
-def rendered(template: str, context: dict[str, Any]) -> str:
+def rendered(template: str, context: dict[str, Any], *, folder: Path | None = None) -> str:
     """A page as text: styles and the one script inside, and a policy that forbids whatever else could be loaded or run.
 
     Everything in the context is escaped.
@@ -21,8 +22,9 @@ def rendered(template: str, context: dict[str, Any]) -> str:
     Args:
         template: name of the page's template.
         context: what it is filled with.
+        folder: where else to look for the template.
     """
-    environment = _environment()
+    environment = _environment(folder)
     script = environment.get_template("sort.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     page = environment.get_template(template)
@@ -30,9 +32,10 @@ def rendered(template: str, context: dict[str, Any]) -> str:
 
 
 @functools.cache  # templates are compiled once a process
-def _environment() -> Environment:
+def _environment(folder: Path | None) -> Environment:
+    package = PackageLoader("lipcert", "report")
     environment = Environment(
-        loader=PackageLoader("lipcert", "report"),
+        loader=package if folder is None else ChoiceLoader([package, FileSystemLoader(folder)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
