@@ -43,6 +43,7 @@ bench: $(READY) ## lipcert beside what a user would pick instead: training, boun
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/attack_distances.py
 	$(BIN)/python benchmarks/autoattack.py --images 16 --rounds 2
+	$(BIN)/python benchmarks/patch_certificates.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
