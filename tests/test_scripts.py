@@ -26,7 +26,9 @@ SMALL = {
     ],
     "benchmarks/autoattack.py": ["--images=2", "--rounds=1", "--components", "apgd-ce", "fab-t"],
     "benchmarks/patch_certificates.py": ["--images=20", "--classes=12", "--stride=10", "--loop-images=2"],
+    "benchmarks/smoothing.py": ["--rounds=1", "--images=2", "--some=1", "--stride=112"],
     "benchmarks/precision.py": ["--rounds=1", "--steps=1", "--batch=8", "--modes", "bfloat16"],
+    "benchmarks/transformations.py": ["--images=16", "--rounds=1"],
     "benchmarks/time_to_quality.py": ["--small", "--full", "--steps=2", "--clean=0", "--acr=0"],
 }
 SMALL_TRAINING = [
@@ -54,6 +56,8 @@ def test_every_benchmark_has_a_small_configuration():
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SMALL)
 def test_benchmark(script, tmp_path):
+    if script == "benchmarks/transformations.py":
+        pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed")
     run(script, *SMALL[script], "--output", tmp_path / "figures.json")
     assert json.loads((tmp_path / "figures.json").read_text())["hardware"]
 

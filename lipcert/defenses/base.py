@@ -95,13 +95,11 @@ class Transformation(nn.Module, ABC):
         Raises:
             InputError: no such images.
         """
-        if isinstance(inputs, Tensor) and inputs.ndim != 4:
-            raise InputError(f"expected inputs (N, C, H, W), got shape {tuple(inputs.shape)}")
-        check_images(inputs.detach() if isinstance(inputs, Tensor) else inputs, (0.0, 1.0))
+        _check(inputs)
         if self.gradient == "exact":
             return self.transform(inputs, draw).clamp(0, 1)
         with torch.no_grad():
-            outputs = self.transform(inputs, draw).clamp(0, 1)
+            outputs = self.transform(inputs, draw).clamp_(0, 1)  # of the inputs themselves, this would change nothing
         if not (torch.is_grad_enabled() and inputs.requires_grad):
             return outputs
         return with_gradient_of(inputs if self.gradient == "straight-through" else self.surrogate(inputs), outputs)
@@ -110,6 +108,18 @@ class Transformation(nn.Module, ABC):
         """Return the settings."""
         settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "training"}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+
+def _check(inputs: Tensor) -> None:
+    """Refuse what is no batch of images in [0, 1]."""
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InputError(f"expected inputs (N, C, H, W), got shape {found}")
+    if inputs.is_floating_point() and inputs.numel():
+        smallest, largest = inputs.detach().aminmax()
+        if smallest >= 0 and largest <= 1:  # what is usable is passed quickly; nan is not
+            return
+    check_images(inputs.detach(), (0.0, 1.0))
 
 
 def with_gradient_of(differentiable: Tensor, values: Tensor) -> Tensor:

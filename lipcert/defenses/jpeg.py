@@ -62,8 +62,8 @@ class JPEG(Transformation):
 
     def transform(self, inputs: Tensor, draw: int) -> Tensor:
         """Return images ``(N, C, H, W)`` after compression and decompression."""
-        levels = (inputs * 255).round().float()
-        return decoded(levels, self.quality, subsampling=self.subsampling).to(inputs) / 255
+        levels = (inputs * 255).round_().float()
+        return decoded(levels, self.quality, subsampling=self.subsampling).to(inputs).div_(255)
 
     def surrogate(self, inputs: Tensor) -> Tensor:
         """Return images ``(N, C, H, W)`` after the same steps, softly rounded."""

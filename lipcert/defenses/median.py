@@ -43,24 +43,24 @@ class MedianFilter(Transformation):
 
     def transform(self, inputs: Tensor, draw: int) -> Tensor:
         """Return filtered images ``(N, C, H, W)``."""
+        if self.size == 3:
+            return torch.cat([_median_of_nine(part) for part in inputs.split(max(1, CHUNK // inputs[0].numel()))])
         before, after = self.size // 2, (self.size - 1) // 2
         padded = mirrored(mirrored(inputs, before, after, dim=2), before, after, dim=3)
-        if self.size == 3:
-            return torch.cat([_median_of_nine(part) for part in padded.split(max(1, CHUNK // padded[0].numel()))])
         windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1).flatten(4)
         return windows.kthvalue(self.size**2 // 2 + 1, dim=-1).values
 
 
-def _median_of_nine(padded: Tensor) -> Tensor:
+def _median_of_nine(images: Tensor) -> Tensor:
     """Return medians of windows of three by three: the columns, which windows share, are sorted once."""
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     width, pixels = padded.shape[3], padded.flatten()
     # Neighbours are shifts of the whole batch in a row, which is quick; across borders they mean nothing and are cut.
     low, middle, high = _sorted(pixels[: -2 * width], pixels[width:-width], pixels[2 * width :])
     of_low = torch.maximum(torch.maximum(low[:-2], low[1:-1]), low[2:])
     of_high = torch.minimum(torch.minimum(high[:-2], high[1:-1]), high[2:])
     of_middle = _median_of_three(middle[:-2], middle[1:-1], middle[2:])
-    medians = F.pad(_median_of_three(of_low, of_middle, of_high), (0, 2 * width + 2))
-    return medians.view(padded.shape)[:, :, :-2, :-2]
+    return _median_of_three(of_low, of_middle, of_high).as_strided(images.shape, padded.stride())
 
 
 def _sorted(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor, Tensor]:

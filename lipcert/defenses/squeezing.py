@@ -19,9 +19,9 @@ class SqueezingDetector(nn.Module):
 
     .. math:: s(x) = \max_k \; \| \mathrm{softmax} f(x) - \mathrm{softmax} f(q_k(x)) \|_1
 
-    A score lies in [0, 2]; an input is flagged if its score is *above* the threshold. What is done about flagged inputs
-    is said in :mod:`lipcert.defenses.rejection`. With squeezers whose gradient leads somewhere, the score has a slope
-    that an attack on classifier and detector at once can follow, see
+    A score lies in [0, 2]; an input is flagged if its score is *above* the threshold. What flagged inputs count as is
+    said in :func:`lipcert.metrics.accuracy_with_rejection`. With squeezers whose gradient leads somewhere, the score
+    has a slope that an attack on classifier and detector at once can follow, see
     :class:`lipcert.harness.detectors.DetectedNetwork`.
 
     Args:

@@ -13,7 +13,6 @@ from lipcert.attacks import ProjectedGradient
 from lipcert.defenses import BinaryDetector, BitDepth, GaussianSmoothing, MedianFilter, SqueezingDetector
 from lipcert.defenses.calibration import operating_point, platt, roc_curve, threshold_at
 from lipcert.defenses.postprocessing import HighConfidence, ReverseSigmoid, RoundedProbabilities
-from lipcert.defenses.rejection import accepted_accuracy, robust_accuracy_with_rejection, selective_accuracy
 from lipcert.harness.detectors import DetectedNetwork, load_detected
 from lipcert.harness.joint_attack import jointly
 
@@ -190,19 +189,6 @@ def test_a_joint_attack_evades_classifier_and_squeezing_together():
     assert not detector.flags(together.candidates)[accepted].any()
     assert together.verified.success[accepted].double().mean() > 0.8
     assert alone.verified.success.all()
-
-
-def test_accuracies_with_rejection_by_hand():
-    target = torch.tensor([0, 1, 2, 3])
-    clean, clean_flagged = torch.tensor([0, 1, 2, 0]), torch.tensor([False, False, True, False])
-    preds, flagged = torch.tensor([1, 1, 0, 3]), torch.tensor([True, False, True, False])
-    assert accepted_accuracy(clean, clean_flagged, target) == 0.5
-    assert selective_accuracy(clean, clean_flagged, target) == pytest.approx(2 / 3)
-    assert robust_accuracy_with_rejection(clean, clean_flagged, preds, flagged, target) == 0.5
-    everything = torch.ones(4, dtype=torch.bool)
-    assert robust_accuracy_with_rejection(clean, everything, preds, everything, target) == 0
-    with pytest.raises(InputError, match="expected flags as bool"):
-        accepted_accuracy(clean, clean_flagged.long(), target)
 
 
 @pytest.mark.parametrize("module", [RoundedProbabilities(2), HighConfidence(0.2), ReverseSigmoid(0.5, 0.2)])

@@ -63,6 +63,19 @@ def test_jpeg_is_pillows_to_the_bit(quality, channels, size):
             assert torch.equal(found, by_pillow((inputs * 255).round(), quality, subsampling) / 255)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_take_another_way_to_the_same_result(channels, monkeypatch):
+    inputs = images(3, channels, 101, 99, smooth=True)
+    for subsampling in ("4:2:0", "4:4:4"):
+        jpeg = JPEG(60, subsampling=subsampling)
+        with monkeypatch.context() as patch:
+            patch.setattr("lipcert.defenses.jpeg_codec._by_pillow", None)
+            patch.setattr("lipcert.defenses.jpeg_codec.LARGE", 10**9)
+            native = jpeg(inputs)
+        assert torch.equal(jpeg(inputs), native)
+        assert torch.equal(native, by_pillow((inputs * 255).round(), 60, subsampling) / 255)
+
+
 def test_jpeg_rounds_to_8_bits_and_does_not_truncate():
     assert JPEG(100)(torch.full((1, 1, 8, 8), 0.999)).unique().tolist() == [1.0]
 
