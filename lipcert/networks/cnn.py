@@ -44,7 +44,7 @@ def cnn(
 
     Example:
         >>> sum(parameter.numel() for parameter in cnn().parameters())
-        861962
+        861386
         >>> import torch
         >>> stages = ((8, 0), (8, 0), (8, 0), (8, 0), (8, 1))
         >>> network = cnn((3, 224, 224), 6, stages=stages, pooling="mean", widths=(), batch_norm=True)
