@@ -306,7 +306,10 @@ CONFIGS = sorted(
 def test_every_experiment_runs(tmp_path, config):
     if config.parent.name == "cifar10":
         data = ["--data=lipcert.data.ImageFolder", f"--data.path={colour_images(tmp_path)}", "--data.batch_size=4"]
-        data += [f"--model.init_args.network.init_args.{size}" for size in ("stages=[[8,1],[16,1]]", "widths=[16]")]
+        small = ("stages=[[8,1],[16,1]]", "widths=[16]")
+        if config.stem.startswith("columns"):
+            small = ("network.init_args.width=12", "network.init_args.depth=1")
+        data += [f"--model.init_args.network.init_args.{size}" for size in small]
     else:
         data = ["--data=lipcert.data.FashionMNISTMini", "--data.init_args.val_size=500"]
     if config.stem == "detector":

@@ -65,8 +65,15 @@ def encoded_views(inputs: Tensor, masks: Tensor, *, encoding: Encoding = "double
         raise InputError(f"expected {expected}, got {tuple(masks.shape)} {masks.dtype} for {tuple(inputs.shape)}")
     retained, pixels = per_image[:, :, None], inputs[:, None]
     if encoding == "doubled":
-        return torch.where(retained, torch.cat([pixels, 1 - pixels], dim=2), 0.0)
-    shown = torch.where(retained, pixels, null)
+        return _shown(torch.cat([pixels, 1 - pixels], dim=2), retained, 0.0)
+    shown = _shown(pixels, retained, null)
     if encoding == "null":
         return shown
     return torch.cat([shown, retained.to(inputs).expand(len(inputs), -1, -1, -1, -1)], dim=2)
+
+
+def _shown(pixels: Tensor, retained: Tensor, null: float) -> Tensor:
+    """Return the retained pixels, and a value in place of the others."""
+    if null == 0 and pixels.device.type == "cpu" and bool(pixels.isfinite().all()):
+        return pixels * retained.to(pixels)  # a third of the time of a selection, which is not vectorised there
+    return torch.where(retained, pixels, null)

@@ -82,7 +82,7 @@ class DerandomizedSmoothing(Classifier):
             self._check(torch.zeros(1, *shape, device=self.device))
 
     def _check(self, inputs: Tensor) -> None:
-        self.network.ablation.hits(*inputs.shape[2:], self.patch)
+        self.network.ablation.hits(*_size(inputs), self.patch)
         training = self.network.training
         try:
             self.network.eval().view_logits(inputs)
@@ -117,8 +117,8 @@ class DerandomizedSmoothing(Classifier):
         inputs, labels = batch
         with torch.autocast(inputs.device.type, enabled=False):  # in the precision that is deployed
             votes = self._smoothed().votes(inputs)
-        certified = certify_patch(votes, self.network.ablation, _size(inputs), self.patch, **self._classes())
-        preds = predict_votes(vote_counts(votes, **self._classes()))
+        certified = certify_patch(votes, self.network.ablation, _size(inputs), self.patch, num_classes=self.num_classes)
+        preds = predict_votes(vote_counts(votes, num_classes=self.num_classes))
         meters = self.meters_of(stage)
         meters["accuracy"].update(preds, labels)
         meters["certified_accuracy"].update((certified & (preds == labels)).float())
@@ -127,18 +127,15 @@ class DerandomizedSmoothing(Classifier):
         assert isinstance(self.deployed, SmoothedNetwork)
         return self.deployed
 
-    def _classes(self) -> dict[str, int]:
-        return {"num_classes": self.num_classes}
-
     def figures(self, deployed: nn.Module, images: ImageSet) -> dict[str, Any]:
         """Return what the deployed vote certifies on a split: of every side of a square patch, and of the patch."""
         assert isinstance(deployed, SmoothedNetwork)
         inputs, labels = images.inputs(), images.labels
         votes = torch.cat([deployed.votes(chunk) for chunk in inputs.split(CHUNK)])
-        question = (votes, deployed.ablation, _size(inputs))
-        right = predict_votes(vote_counts(votes, **self._classes())) == labels
-        side = largest_certified_patch(*question, **self._classes()) * right
-        certified = certify_patch(*question, self.patch, **self._classes()) & right
+        size, classes = _size(inputs), self.num_classes
+        right = predict_votes(vote_counts(votes, num_classes=classes)) == labels
+        side = largest_certified_patch(votes, deployed.ablation, size, num_classes=classes) * right
+        certified = certify_patch(votes, deployed.ablation, size, self.patch, num_classes=classes) & right
         largest = max(int(side.max()), 1)
         return {
             "norm": "patch",

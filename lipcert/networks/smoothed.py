@@ -25,6 +25,7 @@ from lipcert.networks.token_views import TokenPlan, plan_tokens, retained_tokens
 from lipcert.networks.vit import VisionTransformer
 
 CLOSE = 2.0**-14  # of the largest logit; the same view in another batch differs by about a hundredth of that in float32
+ON_PROCESSOR, ON_ACCELERATOR = 2**19, 2**24  # numbers in a batch of views
 CHECKS = 4  # how often it is asked whether the votes so far are enough
 
 
@@ -66,7 +67,8 @@ class SmoothedNetwork(nn.Module):
         encoding: of what they do not retain, see :func:`~lipcert.certificates.encoded_views`.
         null: value of a pixel that is not retained; of no account when doubled.
         threshold: a view votes for every class with at least this probability; None: for its most likely class.
-        elements_at_once: numbers in a batch of views; bounds the memory, changes nothing else.
+        elements_at_once: numbers in a batch of views; bounds the memory, changes nothing else. If None, what suits the
+            caches of a processor, or 2^24 on an accelerator.
 
     Raises:
         InputError: a setting is out of range; later, images smaller than what is retained, inputs in half precision, a
@@ -94,7 +96,7 @@ class SmoothedNetwork(nn.Module):
         encoding: Encoding = "doubled",
         null: float = 0.0,
         threshold: float | None = None,
-        elements_at_once: int = 2**21,
+        elements_at_once: int | None = None,
     ) -> None:
         super().__init__()
         encoded_channels(1, encoding)
@@ -102,7 +104,7 @@ class SmoothedNetwork(nn.Module):
             raise InputError(f"expected at least 2 classes, got {num_classes}")
         if threshold is not None and not 0 < threshold <= 1:
             raise InputError(f"expected a threshold above 0 and at most 1, got {threshold:g}")
-        if elements_at_once < 1:
+        if elements_at_once is not None and elements_at_once < 1:
             raise InputError(f"expected elements_at_once >= 1, got {elements_at_once}")
         self.network = network
         self.ablation = ablation
@@ -112,7 +114,7 @@ class SmoothedNetwork(nn.Module):
         self.threshold = threshold
         self.elements_at_once = elements_at_once
         self._cache: dict[Any, Any] = {}
-        self.register_load_state_dict_pre_hook(_accept_plain_weights)
+        self.register_load_state_dict_pre_hook(_accept_plain_weights)  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return how many views vote for each class, ``(N, K)``, of the inputs' type."""
@@ -192,7 +194,7 @@ class SmoothedNetwork(nn.Module):
     def _votes(self, inputs: Tensor, views: Tensor) -> Tensor:
         """Return the votes of some views ``(S,)`` of all images."""
         self._check_precision(inputs)
-        images_at_once = max(1, self.elements_at_once // (len(views) * self.num_classes))
+        images_at_once = max(1, self._at_once(inputs) // (len(views) * self.num_classes))
         return torch.cat([self._vote(part, views) for part in inputs.split(images_at_once)])
 
     def _vote(self, inputs: Tensor, views: Tensor) -> Tensor:
@@ -220,7 +222,7 @@ class SmoothedNetwork(nn.Module):
                 self._plan(masks, views),
                 encoding=self.encoding,
                 null=self.null,
-                elements_at_once=self.elements_at_once,
+                elements_at_once=self._at_once(inputs),
             )
         else:
             logits = self._dense_logits(inputs, masks[views])
@@ -231,7 +233,7 @@ class SmoothedNetwork(nn.Module):
     def _dense_logits(self, inputs: Tensor, masks: Tensor) -> Tensor:
         """Return the logits of whole encoded views, many at once."""
         numbers = encoded_channels(inputs.shape[1], self.encoding) * inputs[0, 0].numel() if len(inputs) else 1
-        at_once = max(1, self.elements_at_once // numbers)
+        at_once = max(1, self._at_once(inputs) // numbers)
         rows = []
         for images in inputs.split(max(1, at_once // len(masks))):
             parts = [
@@ -240,6 +242,9 @@ class SmoothedNetwork(nn.Module):
             ]
             rows.append(torch.cat([part.view(len(images), -1, part.shape[-1]) for part in parts], dim=1))
         return torch.cat(rows)
+
+    def _at_once(self, inputs: Tensor) -> int:
+        return self.elements_at_once or (ON_PROCESSOR if inputs.device.type == "cpu" else ON_ACCELERATOR)
 
     def _masks(self, inputs: Tensor) -> Tensor:
         """Return what the views of such images retain, ``(V, H, W)`` bool."""

@@ -161,4 +161,5 @@ def _by_token(masks: Tensor, patch_size: int) -> Tensor:
 
 def _patterns(lines: Tensor) -> Tensor:
     """Return a number for each pattern ``(V, G, p)`` of retained lines, equal where the patterns are, ``(V, G)``."""
-    return lines.flatten(0, 1).unique(dim=0, return_inverse=True)[1].view(lines.shape[:2])
+    numbers: Tensor = lines.flatten(0, 1).unique(dim=0, return_inverse=True)[1]
+    return numbers.view(lines.shape[:2])

@@ -161,13 +161,14 @@ class Block(nn.Module):
         """Return the first ``queries`` of the tokens ``(M, t, width)``, having seen all of them."""
         normed = self.attention_norm(tokens)
         keys, values = self.key_value(normed).chunk(2, dim=-1)
-        asked = (self._by_head(part) for part in (self.query(normed[:, :queries]), keys, values))
-        seen = F.scaled_dot_product_attention(*asked, attn_mask=mask).transpose(1, 2).flatten(2)
-        tokens = tokens[:, :queries] + self._left_out(self.projection(seen))
+        asking = self._by_head(self.query(normed[:, :queries]))
+        seen = F.scaled_dot_product_attention(asking, self._by_head(keys), self._by_head(values), attn_mask=mask)
+        tokens = tokens[:, :queries] + self._left_out(self.projection(seen.transpose(1, 2).flatten(2)))
         return tokens + self._left_out(self.mlp(tokens))
 
     def _by_head(self, features: Tensor) -> Tensor:
-        return features.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        count, tokens, width = features.shape
+        return features.view(count, tokens, self.heads, width // self.heads).transpose(1, 2)
 
     def _left_out(self, branch: Tensor) -> Tensor:
         if not self.training or self.skip == 0:
@@ -206,7 +207,7 @@ def vit_large_images(
 
     Example:
         >>> sum(parameter.numel() for parameter in vit_large_images().parameters())
-        22050664
+        22050280
     """
     return VisionTransformer(
         input_shape, num_classes, patch_size=16, width=384, depth=12, heads=6, stochastic_depth=stochastic_depth

@@ -1,0 +1,136 @@
+"""Derandomized smoothing is trained on a view of its own for each image, and validated by the certified vote."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+
+from lipcert import load_run
+from lipcert.certificates import ColumnAblation, certify_patch, predict_votes, vote_counts
+from lipcert.data import FashionMNISTMini
+from lipcert.deployment import export, save_network
+from lipcert.errors import InputError
+from lipcert.modules import DerandomizedSmoothing
+from lipcert.networks import SmoothedNetwork, cnn
+from lipcert.train import main
+from lipcert.training import quiet_lightning
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "experiments" / "mnist" / "columns.yaml"
+BASE = "--model.init_args.network.init_args.network"
+SMALL = [
+    "--data=lipcert.data.FashionMNISTMini",
+    "--data.init_args.val_size=200",
+    "--data.init_args.batch_size=64",
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=4",
+    "--trainer.enable_progress_bar=false",
+    f"{BASE}.init_args.stages=[[4,0]]",
+    f"{BASE}.init_args.widths=[]",
+]
+
+
+class Recording(nn.Module):
+    """Keeps the views that it is shown."""
+
+    def __init__(self, channels=1):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.head = nn.Linear(channels * 28 * 28, 10)
+        self.seen = []
+
+    def forward(self, views):
+        if self.training:
+            self.seen.append(views.detach().clone())
+        return self.head(self.norm(views).flatten(1))
+
+
+def fitted(module, **settings):
+    data = FashionMNISTMini(batch_size=50, val_size=100)
+    options = {"max_epochs": 1, "limit_train_batches": 3, "logger": False, "enable_checkpointing": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    with quiet_lightning():
+        trainer = Trainer(**{**options, **quiet, **settings})
+        trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def test_every_image_shows_a_view_of_its_own_and_the_same_ones_again():
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        base = Recording()
+        fitted(DerandomizedSmoothing(SmoothedNetwork(base, ColumnAblation(4, wrap=False), encoding="null", null=-1.0)))
+        runs.append(torch.cat(base.seen))
+    retained = (runs[0] > -1).all(1).all(1)
+    assert retained.sum(1).eq(4).all()
+    first = retained.int().argmax(1)
+    assert len(first[:50].unique()) > 15  # within one batch; 25 views in all
+    assert len(first.unique()) == 25
+    assert torch.equal(*runs)
+
+
+def test_batch_norm_follows_views_alone():
+    torch.manual_seed(0)
+    base = Recording()
+    fitted(DerandomizedSmoothing(SmoothedNetwork(base, ColumnAblation(4), encoding="null")), max_epochs=2)
+    expected = torch.zeros(1)
+    for views in base.seen:
+        expected = 0.9 * expected + 0.1 * views.mean()
+    assert base.norm.num_batches_tracked == len(base.seen) == 6
+    assert torch.allclose(base.norm.running_mean, expected, rtol=1e-5)
+
+
+def test_the_run_directory_holds_the_vote_and_its_figures(tmp_path):
+    assert main(["--config", str(CONFIG), f"--output={tmp_path}", *SMALL]) == 0
+    run = load_run(tmp_path / "mnist_columns")
+    assert isinstance(run.network, SmoothedNetwork)
+    summary = json.loads((tmp_path / "mnist_columns" / "summary.json").read_text())
+    images = run.data.split("test")
+    votes = run.network.votes(images.inputs())
+    right = predict_votes(vote_counts(votes)) == images.labels
+    certified = certify_patch(votes, run.network.ablation, (28, 28), 5)
+    assert summary["clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-6)
+    assert summary["certified_accuracy_of_patch"] == pytest.approx((right & certified).double().mean().item(), abs=1e-6)
+    assert summary["certified_accuracy"].get("5", 0) == summary["certified_accuracy_of_patch"]
+    with (tmp_path / "mnist_columns" / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    validation = run.data.split("val")
+    votes = run.network.votes(validation.inputs())
+    right = predict_votes(vote_counts(votes)) == validation.labels
+    certified = certify_patch(votes, run.network.ablation, (28, 28), 5)
+    assert float(row["val/accuracy"]) == pytest.approx(right.double().mean().item(), abs=1e-6)
+    assert float(row["val/certified_accuracy"]) == pytest.approx((right & certified).double().mean().item(), abs=1e-6)
+
+
+def test_training_starts_from_a_network_of_whole_images_or_of_the_same_views_and_of_no_others(tmp_path, capsys):
+    arguments = {"input_shape": [2, 28, 28], "stages": [[4, 0]], "widths": [], "batch_norm": True}
+    save_network(export(cnn(**arguments)), tmp_path / "whole.safetensors", cnn, **arguments)
+    start = ["--config", str(CONFIG), f"--output={tmp_path}", *SMALL]
+    assert main([*start, f"--weights={tmp_path / 'whole.safetensors'}", "--name=views"]) == 0
+    assert main([*start, f"--weights={tmp_path / 'views'}"]) == 0
+    size = "--model.init_args.network.init_args.ablation.init_args.size=3"
+    with pytest.raises(SystemExit):
+        main([*start, f"--weights={tmp_path / 'views'}", size])
+    assert "expected weights for views of ColumnAblation 3, doubled, got weights for views of ColumnAblation 2" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "patch", "message"),
+    [
+        (lambda: SmoothedNetwork(cnn(), ColumnAblation(4)), 5, "takes views encoded as 'doubled'"),
+        (lambda: SmoothedNetwork(cnn((2, 28, 28)), ColumnAblation(29)), 5, "at most 28 columns"),
+        (lambda: SmoothedNetwork(cnn((2, 28, 28)), ColumnAblation(4)), 29, "within images of 28 x 28"),
+        (lambda: SmoothedNetwork(cnn((2, 28, 28)), ColumnAblation(4)), 0, "at least one pixel"),
+        (cnn, 5, "SmoothedNetwork"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(network, patch, message):
+    with pytest.raises(InputError, match=message):
+        fitted(DerandomizedSmoothing(network(), patch=patch))
