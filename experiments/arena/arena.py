@@ -12,7 +12,7 @@ a black box, and adaptively; what counts is the worst of these. The output folde
 What is finished is kept: the same command goes on where it was interrupted, and does again only what has changed.
 
 In use:
-  python experiments/arena/arena.py --config experiments/arena/mini.yaml --output /tmp/arena
+  python experiments/arena/arena.py --config experiments/arena/mini.yaml --output arena
         a small arena on the embedded images, half a minute
   python experiments/arena/arena.py --config experiments/arena/fashion_mnist.yaml --output arena --runs runs
         the whole one; finished runs in runs/ are used
