@@ -35,6 +35,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from lipcert.data import FashionMNISTMini
+from lipcert.files import write_json
 from lipcert.networks import cnn
 from lipcert.training import TrainCLI, quiet_lightning
 
@@ -187,8 +188,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from lipcert import load_network
 from lipcert.attacks import BoundaryWalk, verify
 from lipcert.attacks.carlini_wagner import import_foolbox
 from lipcert.data import FashionMNISTMini
+from lipcert.files import write_json
 
 NETWORK = Path(__file__).parents[1] / "experiments" / "results" / "fashion_mnist" / "hkr.safetensors"
 BATCH = 100
@@ -216,8 +217,7 @@ def main() -> None:
     figures["seconds"] = round(time.perf_counter() - started, 1)
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures, allow_nan=True)  # where nothing was found
 
 
 if __name__ == "__main__":

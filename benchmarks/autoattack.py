@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from lipcert import load_network
 from lipcert.attacks import AutoAttack, Norm, Outcome
 from lipcert.data import FashionMNISTMini
+from lipcert.files import write_json
 
 NETWORK = Path(__file__).parents[1] / "experiments" / "results" / "fashion_mnist" / "hkr.safetensors"
 BUDGETS: dict[Norm, float] = {"l2": 0.5, "linf": 0.02}
@@ -124,8 +125,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ alike; ratios are formed within a round.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -28,6 +27,7 @@ from deel import torchlip
 from orthogonium.layers import AdaptiveOrthoConv2d
 from torch import Tensor, nn
 
+from lipcert.files import write_json
 from lipcert.layers import (
     GroupSort2,
     L2NormPool2d,
@@ -179,8 +179,7 @@ def main() -> None:
         "networks": results,
     }
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

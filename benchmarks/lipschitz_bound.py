@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from lipcert import certify, lipschitz_upper_bound, load_network
 from lipcert.data import FashionMNISTMini
+from lipcert.files import write_json
 
 NETWORK = Path(__file__).parents[1] / "experiments" / "results" / "fashion_mnist" / "hkr.safetensors"
 IMAGE = (1, 28, 28)
@@ -130,8 +131,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from lipcert.certificates import (
     predict_votes,
     vote_counts,
 )
+from lipcert.files import write_json
 
 KINDS = ("agreeing", "undecided", "random", "thresholded")
 SIZE, PATCH, COLUMN = 224, 32, 19
@@ -151,8 +152,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

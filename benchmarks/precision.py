@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipcert.files import write_json
 from lipcert.layers import keep_orthogonal
 from lipcert.losses import CertifiedRadiusLoss
 from lipcert.networks import conv_network, dense_network
@@ -108,8 +109,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.certificates import ColumnAblation, certify_patch, encoded_views
+from lipcert.files import write_json
 from lipcert.networks import SmoothedNetwork, VisionTransformer, cnn, vit_large_images, vit_small_images
 from lipcert.networks.smoothed import ON_PROCESSOR
 from lipcert.networks.token_views import retained_tokens
@@ -207,8 +208,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

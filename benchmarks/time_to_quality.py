@@ -39,6 +39,7 @@ from training_loop import BATCH, PerImage, notebook_loop
 
 from lipcert.data import ImageData, ImageSet
 from lipcert.errors import one_line_errors
+from lipcert.files import write_json
 from lipcert.training import TrainCLI, quiet_lightning
 
 ROOT = Path(__file__).parents[1]
@@ -184,8 +185,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lipcert.data import FashionMNISTMini, ImageSet
+from lipcert.files import write_json
 from lipcert.training import TrainCLI, quiet_lightning
 
 BATCH = 100
@@ -139,8 +140,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from lipcert.data.loader import seeded_generator
 from lipcert.defenses import JPEG, MedianFilter, TotalVariation
 from lipcert.defenses.total_variation import minimize_total_variation, total_variation_objective
+from lipcert.files import write_json
 
 QUALITY = 50
 DEFAULT = TotalVariation().iterations
@@ -211,8 +212,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.output, figures)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from picture import frontier, save
 
 from lipcert import load_run
 from lipcert.errors import InputError, one_line_errors
-from lipcert.files import write_atomically
+from lipcert.files import write_json
 from lipcert.runs import RunPaths
 from lipcert.summary import measure_certificates
 
@@ -51,7 +51,7 @@ class Family:
     def check_same_as(self, path: Path) -> None:
         """Refuse to continue a family that was started otherwise; keep in ``path`` how this one was started."""
         if not path.is_file():
-            write_atomically(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+            write_json(path, asdict(self), allow_nan=True)  # a configuration may have .inf
         elif json.loads(path.read_text()) != asdict(self):
             raise InputError(f"expected the configuration and options that {path} keeps; give another --output")
 
@@ -124,7 +124,7 @@ def keep(path: Path, data: str, family: Family, points: list[dict[str, Any]]) ->
     hardware = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} used, {platform.machine()}"
     families[family.name] = {"hardware": hardware, **asdict(family), "points": points}
     record = {"data": data, "families": families}
-    write_atomically(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    write_json(path, record)
     return record
 
 

@@ -23,7 +23,7 @@ import torch
 from lipcert import load_run
 from lipcert.certificates import certify
 from lipcert.errors import InputError, one_line_errors
-from lipcert.files import write_atomically
+from lipcert.files import write_json
 from lipcert.harness.checks import spread
 from lipcert.metrics import certified_accuracy
 from lipcert.runs import Run, RunPaths
@@ -158,7 +158,7 @@ def main() -> None:
             check_seeds(runs)
         records = [keep(run, options.threads, options.command, float64=options.float64) for run in runs]
         record = records[0] if len(records) == 1 else combined(records)
-        write_atomically(options.output, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+        write_json(options.output, record)
         print(f"{options.output}: ACR {record['average_certified_radius']:.4f}, KR {record['kr']:.4f}")
 
 

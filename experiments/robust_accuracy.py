@@ -27,7 +27,7 @@ from lipcert.attacks import AutoAttack, Norm
 from lipcert.attacks.task import NORMS
 from lipcert.attacks.verify import predictions
 from lipcert.errors import InputError, one_line_errors
-from lipcert.files import write_atomically
+from lipcert.files import write_json
 from lipcert.runs import Run, RunPaths
 
 
@@ -88,7 +88,7 @@ def main() -> None:
             print(f"{network['name']}: clean {network['clean_accuracy']:.4f}, robust {network['robust_accuracy']:.4f}")
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(options.output, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+            write_json(options.output, record)
 
 
 if __name__ == "__main__":

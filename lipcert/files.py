@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, payload: bytes, check: Callable[[Path], None] | None = None) -> None:
@@ -34,6 +36,21 @@ def write_atomically(path: Path, payload: bytes, check: Callable[[Path], None] |
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, document: Any, *, allow_nan: bool = False) -> None:
+    """Write a document for people and programs to read, in one step, see :func:`write_atomically`.
+
+    Args:
+        path: destination; its folder is created.
+        document: what JSON can hold.
+        allow_nan: write nan and infinity as Python reads them, which JSON does not have.
+
+    Raises:
+        ValueError: such a number where it is not allowed.
+        OSError: the file system refused; nothing has changed.
+    """
+    write_atomically(path, (json.dumps(document, indent=2, allow_nan=allow_nan) + "\n").encode())
 
 
 def _umask() -> int:

@@ -219,10 +219,12 @@ def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData, 
     deployed = load_network(paths.network)
     test = data.split("test")
     check_export(model.network, deployed, test.inputs(torch.arange(min(256, len(test)))))
+    figures = model.figures(deployed, test)
+    if "clean_accuracy" not in figures:
+        figures = measure_certificates(deployed, test, epsilons=getattr(model, "epsilons", ())) | figures
     summary = {
         "status": "interrupted" if cli.trainer.interrupted else "completed",
-        **measure_certificates(deployed, test, epsilons=getattr(model, "epsilons", ())),
-        **model.figures(deployed, test),
+        **figures,
         "seconds": round(cli.recorder.seconds, 2),
         "images_per_second": round(cli.recorder.images_per_second, 1),
         "epochs": len(cli.recorder.rows),

@@ -45,7 +45,7 @@ from trainings import Trained, trained
 
 from lipcert.data import ImageData, ImageSet
 from lipcert.errors import EXIT_UNUSABLE, InputError, one_line_errors
-from lipcert.files import write_atomically
+from lipcert.files import write_atomically, write_json
 from lipcert.harness.environment import environment
 
 SCHEMA = "lipcert.arena/1"
@@ -233,7 +233,7 @@ def _data_record(data: ImageData, test: ImageSet, arena: Arena) -> dict[str, Any
 def write_results(place: Path, record: Mapping[str, Any], lineup: Lineup) -> None:
     """Write table and page, each in one step, with endings of their own."""
     page = render_page(record, lineup)
-    write_atomically(place.with_suffix(".json"), (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    write_json(place.with_suffix(".json"), record)
     write_atomically(place.with_suffix(".csv"), csv_table(record["contestants"], lineup).encode())
     write_atomically(place.with_suffix(".html"), page.encode("utf-8", errors="backslashreplace"))
 

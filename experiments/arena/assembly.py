@@ -12,12 +12,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 from lineup import DEPLOYED, NETWORK, Contestant, Lineup, Spec
-from torch import Tensor
 from trainings import Trained
 
 from lipcert.attacks import Attack
 from lipcert.data import ImageSet
-from lipcert.defenses.calibration import threshold_at
+from lipcert.defenses.calibration import scores_of, threshold_at
 from lipcert.errors import InputError
 from lipcert.harness.detectors import DetectedNetwork
 
@@ -209,12 +208,6 @@ def _calibrated(detector: nn.Module, lineup: Lineup, held_out: ImageSet) -> Cali
     scores = scores_of(detector, held_out.inputs(torch.arange(count)))
     threshold = threshold_at(scores, lineup.false_positive_rate)
     return Calibration(threshold, lineup.false_positive_rate, count)
-
-
-@torch.no_grad()
-def scores_of(detector: nn.Module, inputs: Tensor) -> Tensor:
-    """Return a detector's scores ``(N,)``, batch by batch."""
-    return torch.cat([detector(chunk) for chunk in inputs.split(500)])
 
 
 def _ready(module: nn.Module) -> nn.Module:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lipcert import certify
 from lipcert.attacks import Attack
+from lipcert.attacks.verify import predictions
 from lipcert.data import ImageSet
 from lipcert.files import write_atomically
 from lipcert.harness.checks import spread
@@ -119,7 +120,7 @@ class Arena:
         return Facts(**kept)
 
     def _measured(self, fighter: Fighter) -> Facts:
-        predictions = _predictions(fighter.deployed, self.images.inputs())
+        classes = predictions(fighter.deployed, self.images.inputs())
         rejected, radius = None, None
         if fighter.rejects:
             with torch.no_grad():
@@ -128,9 +129,9 @@ class Arena:
             found = certify(fighter.network, self.inputs)
             radius = torch.where(found.prediction == self.labels, found.radius, 0.0).tolist()
         return Facts(
-            prediction=predictions[self.index].tolist(),
-            clean_accuracy=(predictions == self.images.labels).double().mean().item(),
-            false_positive_rate=None if rejected is None else (predictions == rejected).double().mean().item(),
+            prediction=classes[self.index].tolist(),
+            clean_accuracy=(classes == self.images.labels).double().mean().item(),
+            false_positive_rate=None if rejected is None else (classes == rejected).double().mean().item(),
             radius=radius,
             milliseconds=_milliseconds(
                 fighter.deployed, self.images.inputs(torch.arange(min(TIMED, len(self.images))))
@@ -320,10 +321,6 @@ def _sha256_of(network: nn.Module) -> str:
 @torch.no_grad()
 def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
     return torch.cat([network(chunk) for chunk in inputs.split(500)])
-
-
-def _predictions(network: nn.Module, inputs: Tensor) -> Tensor:
-    return _logits(network, inputs).argmax(1)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from lipcert.defenses.calibration import platt, threshold_at
+from lipcert.defenses.calibration import calibrate_threshold, platt, scores_of
 from lipcert.errors import InputError
 
 
@@ -79,26 +79,12 @@ class BinaryDetector(nn.Module):
         Raises:
             InputError: labels other than these, or of one kind only.
         """
-        scores = torch.cat([self(part) for part in inputs.split(500)])
-        scale, shift = platt(scores, labels)
+        scale, shift = platt(scores_of(self, inputs), labels)
         self.shift.mul_(scale).add_(shift)
         self.scale.mul_(scale)
 
-    @torch.no_grad()
     def calibrate_threshold(
         self, inputs: Tensor, false_positive_rate: float, *, confidence: float | None = None
     ) -> float:
-        """Set and return the threshold that flags at most so many clean images.
-
-        Args:
-            inputs: ``(N, C, H, W)``, clean images that were not trained on and will not be tested on.
-            false_positive_rate: see :func:`threshold_at`.
-            confidence: likewise.
-
-        Raises:
-            InputError: too few images for this rate.
-        """
-        scores = torch.cat([self(part) for part in inputs.split(500)])
-        threshold = threshold_at(scores, false_positive_rate, confidence=confidence)
-        self.threshold.fill_(threshold)
-        return threshold
+        """Set and return the threshold, see :func:`lipcert.defenses.calibration.calibrate_threshold`."""
+        return calibrate_threshold(self, inputs, false_positive_rate, confidence=confidence)

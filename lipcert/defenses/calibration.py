@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipcert.errors import InputError
+
+_BATCH = 500
 
 
 def threshold_at(scores: Tensor, false_positive_rate: float, *, confidence: float | None = None) -> float:
@@ -53,6 +55,31 @@ def threshold_at(scores: Tensor, false_positive_rate: float, *, confidence: floa
             f"expected more clean scores for a false-positive rate of {false_positive_rate:g}, got {count}"
         )
     return float(ordered[count - 1 - above])
+
+
+@torch.no_grad()
+def scores_of(detector: nn.Module, inputs: Tensor) -> Tensor:
+    """Return a detector's scores ``(N,)`` of images ``(N, C, H, W)``, batch by batch."""
+    return torch.cat([detector(chunk) for chunk in inputs.split(_BATCH)])
+
+
+def calibrate_threshold(
+    detector: nn.Module, inputs: Tensor, false_positive_rate: float, *, confidence: float | None = None
+) -> float:
+    """Set and return the ``threshold`` of a detector that flags at most so many clean images.
+
+    Args:
+        detector: gives scores, and has a buffer ``threshold``.
+        inputs: ``(N, C, H, W)``, clean images that were not trained on and will not be tested on.
+        false_positive_rate: see :func:`threshold_at`.
+        confidence: likewise.
+
+    Raises:
+        InputError: too few images for this rate.
+    """
+    threshold = threshold_at(scores_of(detector, inputs), false_positive_rate, confidence=confidence)
+    detector.get_buffer("threshold").fill_(threshold)
+    return threshold
 
 
 def _largest_tail(count: int, rate: float, probability: float) -> int:
@@ -198,7 +225,7 @@ def platt(scores: Tensor, labels: Tensor, *, iterations: int = 100) -> tuple[flo
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> float:
-    return float(torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum"))
+    return float(nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum"))
 
 
 def _share_above(scores: Tensor, thresholds: Tensor) -> Tensor:

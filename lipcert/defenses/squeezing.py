@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.defenses.base import Transformation
-from lipcert.defenses.calibration import threshold_at
+from lipcert.defenses.calibration import calibrate_threshold
 from lipcert.errors import InputError
 
 
@@ -77,19 +77,6 @@ class SqueezingDetector(nn.Module):
         scores: Tensor = self(inputs)
         return scores > self.threshold.to(scores)
 
-    @torch.no_grad()
     def calibrate(self, inputs: Tensor, false_positive_rate: float, *, confidence: float | None = None) -> float:
-        """Set and return the threshold that flags at most so many clean images.
-
-        Args:
-            inputs: ``(N, C, H, W)``, clean images that were not trained on and will not be tested on.
-            false_positive_rate: see :func:`threshold_at`.
-            confidence: likewise.
-
-        Raises:
-            InputError: too few images for this rate.
-        """
-        scores = torch.cat([self(part) for part in inputs.split(500)])
-        threshold = threshold_at(scores, false_positive_rate, confidence=confidence)
-        self.threshold.fill_(threshold)
-        return threshold
+        """Set and return the threshold, see :func:`lipcert.defenses.calibration.calibrate_threshold`."""
+        return calibrate_threshold(self, inputs, false_positive_rate, confidence=confidence)

@@ -169,7 +169,10 @@ class Classifier(LightningModule):
         self._log_stage("test")
 
     def figures(self, deployed: nn.Module, images: ImageSet) -> dict[str, Any]:
-        """Return what ``summary.json`` says of the deployed network on a split beside accuracy and certificates."""
+        """Return what ``summary.json`` says of the deployed network on a split.
+
+        Accuracy and L2 certificates are measured beside it unless ``clean_accuracy`` and ``samples`` are among this.
+        """
         return {}
 
     def configure_optimizers(self) -> Any:

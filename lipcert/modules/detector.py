@@ -206,7 +206,8 @@ class DetectorClassifier(Classifier):
             }
         figures = {name: value.item() for name, value in self._rates(clean, torch.cat(everything)).items()}
         told = {"false_positive_rate_wanted": self.false_positive_rate, "norm": self.norm, "epsilon": self.epsilon}
-        return {"clean_accuracy": 1 - figures["false_positive_rate"], **figures, **told, "attacks": rates}
+        accuracy = {"clean_accuracy": 1 - figures["false_positive_rate"], "samples": len(inputs)}
+        return {**accuracy, **figures, **told, "attacks": rates}
 
 
 class BalancedCrossEntropy(nn.Module):

@@ -138,6 +138,8 @@ class DerandomizedSmoothing(Classifier):
         certified = certify_patch(votes, deployed.ablation, size, self.patch, num_classes=classes) & right
         largest = max(int(side.max()), 1)
         return {
+            "clean_accuracy": right.float().mean().item(),
+            "samples": len(labels),
             "norm": "patch",
             "certified_accuracy": {
                 str(each): round((side >= each).double().mean().item(), 6) for each in range(1, largest + 1)
