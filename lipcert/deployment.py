@@ -19,9 +19,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from lipcert.documents import parsed_json
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
 from lipcert.layers.stiefel import project_
+from lipcert.limits import no_larger_than
 from lipcert.parametrized import keep_effective_weights
 
 BUILD_KEY = "lipcert.build"
@@ -146,17 +148,19 @@ def load_network(path: str | Path) -> nn.Module:
         raise InputError(f"expected a network file, found none at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            recipe = json.loads((file.metadata() or {}).get(BUILD_KEY, "null"))
+            recipe = parsed_json((file.metadata() or {}).get(BUILD_KEY, "{}"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise InputError(f"expected a safetensors file with a network at {path}: {error}") from error
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("class_path"), str):
+    class_path, arguments = recipe.get("class_path"), recipe.get("init_args") or {}
+    if not isinstance(class_path, str) or not isinstance(arguments, dict):
         raise InputError(f"expected {path} to say how its network is built (metadata {BUILD_KEY!r}), found nothing")
-    plain = export(build_network(recipe["class_path"], recipe.get("init_args") or {}))
+    with no_larger_than(sum(tensor.numel() for tensor in state.values()), what=f"the tensors in {path}"):
+        plain = export(build_network(class_path, arguments))
     try:
         plain.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"expected the tensors of {recipe['class_path']} in {path}: {error}") from error
+        raise InputError(f"expected the tensors of {class_path} in {path}: {error}") from error
     return plain.requires_grad_(False).eval()
 
 
@@ -182,16 +186,18 @@ def _build(class_path: str, init_args: Mapping[str, Any], kinds: tuple[type, ...
     module_name, _, name = class_path.rpartition(".")
     try:
         builder = getattr(import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"expected the import path of a network, got {class_path!r}: {error}") from error
-    returned = builder if isclass(builder) else get_type_hints(builder).get("return") if callable(builder) else None
+        returned = builder if isclass(builder) else get_type_hints(builder).get("return") if callable(builder) else None
+    except Exception as error:  # an import runs a module's code, and so do its annotations
+        raise InputError(f"expected the import path of a network, got {class_path!r:.200}: {error}") from error
     if not (isclass(returned) and issubclass(returned, kinds)):
         named = " or ".join("nn.Module" if kind is nn.Module else kind.__name__ for kind in kinds)
         raise InputError(f"expected {class_path} to be an {named} class or a function annotated to return one")
     arguments = {name: _built(value) for name, value in init_args.items()}
     try:
         return builder(**arguments)
-    except TypeError as error:
+    except InputError:
+        raise
+    except Exception as error:  # arguments of other types and sizes break a builder anywhere
         raise InputError(f"expected arguments that {class_path} accepts: {error}") from error
 
 
@@ -199,7 +205,7 @@ def _built(value: Any) -> Any:
     """Return an argument with the parts in it that are given by class path."""
     if isinstance(value, list):
         return [_built(each) for each in value]
-    if isinstance(value, dict) and "class_path" in value:
+    if isinstance(value, dict) and isinstance(value.get("class_path"), str):
         # here, because what verifies certificates loads networks and shares no code with what made them
         from lipcert.certificates.ablations import Ablation
 
@@ -211,3 +217,12 @@ def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_sha256(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's tensors: names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

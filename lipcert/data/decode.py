@@ -14,10 +14,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from lipcert.data.deflate import DEFLATE_LIMIT
 from lipcert.data.file_tree import FileTree
 from lipcert.errors import InputError
+from lipcert.logs import is_quiet
 
 _LARGEST_IMAGE = 1 << 26  # pixels; a small file can claim to be huge
+_MOST_PIXELS_A_BYTE = 8 * DEFLATE_LIMIT  # of a PNG with a bit a pixel; a JPEG takes at least a bit for 64
 _CHUNK = 64  # images a task: threads that take turns at single small images wait more than they work
 
 
@@ -41,17 +44,29 @@ def decode_image(
     """
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > _LARGEST_IMAGE:
-                raise InputError(
-                    f"expected at most {_LARGEST_IMAGE} pixels, got {image.width} x {image.height} in {name}"
-                )
-            if image.mode.startswith(("I", "F")):
-                raise InputError(f"expected an image of 8 bits a channel, got mode {image.mode} in {name}")
-            decoded = image.convert("L" if grayscale else "RGB")
+            if image.width * image.height > _MOST_PIXELS_A_BYTE * len(content):
+                claimed = f"{image.width} x {image.height} pixels in {len(content)} bytes"
+                raise InputError(f"expected an image that its file can hold, got {claimed} of {name}")
+            return pixels_of(image, name, size=size, grayscale=grayscale)
     except InputError:
         raise
     except Exception as error:  # what a damaged file makes a decoder raise is not limited to a few types
         raise InputError(f"expected a PNG or JPEG image, got {name}: {' '.join(str(error).split())}") from None
+
+
+def pixels_of(
+    image: Image.Image, name: str, *, size: tuple[int, int] | None = None, grayscale: bool = False
+) -> NDArray[np.uint8]:
+    """Return the pixels ``(C, H, W)`` of an image that Pillow has opened; arguments as for :func:`decode_image`.
+
+    Raises:
+        InputError: not of 8 bits a channel, or too large to be decoded safely.
+    """
+    if image.width * image.height > _LARGEST_IMAGE:
+        raise InputError(f"expected at most {_LARGEST_IMAGE} pixels, got {image.width} x {image.height} in {name}")
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"expected an image of 8 bits a channel, got mode {image.mode} in {name}")
+    decoded = image.convert("L" if grayscale else "RGB")
     if size is not None:
         decoded = ImageOps.fit(decoded, (size[1], size[0]), method=Image.Resampling.BILINEAR)
     pixels = np.asarray(decoded)
@@ -92,7 +107,9 @@ def decode_all(
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         # delay and disable: silent unless it takes a while and a person is watching
-        tqdm(total=len(names), desc=f"decoding {tree.path.name}", unit="image", delay=1, disable=None) as bar,
+        tqdm(
+            total=len(names), desc=f"decoding {tree.path.name}", unit="image", delay=1, disable=is_quiet() or None
+        ) as bar,
     ):
         try:
             for done in pool.map(fill, range(0, len(names), _CHUNK)):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from lipcert.data.deflate import check_member
 from lipcert.errors import InputError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -32,7 +34,7 @@ class FileTree:
             return
         try:
             self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged directory raises more than BadZipFile
             raise InputError(f"expected a folder or a zip archive of images, got {path}: {error}") from None
 
     def __enter__(self) -> FileTree:
@@ -44,6 +46,13 @@ class FileTree:
 
     def names(self) -> list[str]:
         """Names of the image files relative to the top, with forward slashes, sorted."""
+        return self._names(_is_image)
+
+    def named(self, *files: str) -> list[str]:
+        """Names of the files that are called one of ``files``, wherever they are, as :meth:`names` has them."""
+        return self._names(lambda name: name.rpartition("/")[2] in files and not _is_hidden(name))
+
+    def _names(self, wanted: Callable[[str], bool]) -> list[str]:
         if self._archive is None:
             found = [
                 (Path(folder) / file).relative_to(self.path).as_posix()
@@ -52,11 +61,11 @@ class FileTree:
             ]
         else:
             found = self._archive.namelist()
-        images = sorted({name for name in found if _is_image(name)})
-        for name in images:
+        chosen = sorted({name for name in found if wanted(name)})
+        for name in chosen:
             if name.startswith("/") or ".." in name.split("/"):
                 raise InputError(f"expected names inside the archive, got {name} in {self.path}")
-        return images
+        return chosen
 
     def read(self, name: str) -> bytes:
         """Content of one file; safe to call from several threads.
@@ -67,13 +76,20 @@ class FileTree:
         try:
             size = (self.path / name).stat().st_size if self._archive is None else self._archive.getinfo(name).file_size
             if size > _LARGEST_FILE:
-                raise InputError(f"expected an image file below {_LARGEST_FILE} bytes, got {size} in {name}")
-            return (self.path / name).read_bytes() if self._archive is None else self._archive.read(name)
-        except (OSError, zipfile.BadZipFile, RuntimeError, EOFError) as error:  # zipfile: encrypted, unknown method
+                raise InputError(f"expected a file below {_LARGEST_FILE} bytes, got {size} in {name}")
+            if self._archive is None:
+                return (self.path / name).read_bytes()
+            check_member(self._archive.getinfo(name), self.path.stat().st_size)
+            return self._archive.read(name)
+        except InputError:
+            raise
+        except Exception as error:  # encrypted, another method, a damaged stream
             raise InputError(f"expected a readable image, got {name} in {self.path}: {error}") from None
 
 
 def _is_image(name: str) -> bool:
-    if not name.lower().endswith(_SUFFIXES):
-        return False
-    return not any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/"))
+    return name.lower().endswith(_SUFFIXES) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -14,18 +14,20 @@ from lipcert.data.decode import decode_all, decode_image
 from lipcert.data.file_tree import FileTree
 from lipcert.data.image_set import ImageSet
 from lipcert.data.lookup import find_path
+from lipcert.data.metadata import arrange_by_metadata, in_order
 from lipcert.errors import InputError
 
-_PARTS = {"train", "val", "test"}
+PARTS: Mapping[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 class ImageFolder(ImageData):
     """PNG or JPEG files in one folder a class, or a zip archive of such folders.
 
-    Either ``train/<class>/<file>``, ``test/<class>/<file>`` and, if wanted, ``val/<class>/<file>``; or just
-    ``<class>/<file>``, which is split into training, validation and test images by a fixed seed. Classes are numbered
-    in the order of their names. Images are decoded once and kept as bytes. Figures on JPEG copies of a data set are
-    not figures on that data set.
+    Either ``train/<class>/<file>``, ``test/<class>/<file>`` and, if wanted, ``val/<class>/<file>`` (or ``validation``);
+    or just ``<class>/<file>``, which is split into training, validation and test images by a fixed seed. In place of
+    class folders there may be tables, ``metadata.csv`` or ``metadata.jsonl``, with the columns ``file_name`` and
+    ``label``. Classes are numbered in the order of their names, or of their numbers if all are. Images are decoded
+    once and kept as bytes. Figures on JPEG copies of a data set are not figures on that data set.
 
     Args:
         path: folder or zip archive; if there is none of that name, it is looked up in ``$LIPCERT_DATA``,
@@ -74,8 +76,8 @@ class ImageFolder(ImageData):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the class folders, sorted."""
-        return tuple(sorted({label for files in self._files.values() for _, label in files}))
+        """Names of the class folders or labels, sorted."""
+        return in_order({label for files in self._files.values() for _, label in files})
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -91,7 +93,7 @@ class ImageFolder(ImageData):
         """Name and class of every file of every part."""
         path = find_path(self.path)
         with FileTree(path) as tree:
-            files = arrange(tree.names(), path)
+            files = arrange_by_metadata(tree, PARTS) or arrange(tree.names(), path)
         if "" in files:
             flat = files.pop("")
             kept, tested = held_out(len(flat), self.test_size, "test_size")
@@ -133,15 +135,15 @@ def arrange(names: Sequence[str], path: Path) -> dict[str, list[tuple[str, str]]
         raise InputError(f"expected PNG or JPEG files in {path}, found none")
     split = [name.split("/") for name in names]
     tops = {parts[0] for parts in split}
-    if len(tops) == 1 and not tops & _PARTS and min(map(len, split)) > 2:
+    if len(tops) == 1 and not tops & set(PARTS) and min(map(len, split)) > 2:
         split = [parts[1:] for parts in split]
-    flat = not any(parts[0] in _PARTS and len(parts) > 2 for parts in split)
+    flat = not any(parts[0] in PARTS and len(parts) > 2 for parts in split)
     files: dict[str, list[tuple[str, str]]] = {}
     for name, parts in zip(names, split, strict=True):
-        if len(parts) != (2 if flat else 3) or not (flat or parts[0] in _PARTS):
+        if len(parts) != (2 if flat else 3) or not (flat or parts[0] in PARTS):
             layout = "<class>/<file>" if flat else "train, val or test/<class>/<file>"
             raise InputError(f"expected images as {layout}, got {name} in {path}")
-        files.setdefault("" if flat else parts[0], []).append((name, parts[-2]))
+        files.setdefault("" if flat else PARTS[parts[0]], []).append((name, parts[-2]))
     return files
 
 

@@ -13,14 +13,14 @@ from lipcert.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """N labelled images, kept as bytes: a quarter of the memory of the floats that a network reads.
+    """N labelled images, kept as bytes where they are: a quarter of the memory of the floats that a network reads.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)``, uint8, or float32 in [0, 1] if the pixels are no 256th parts.
         labels: ``(N,)`` int64 class numbers.
 
     Raises:
-        InputError: empty, or types or shapes are not as above.
+        InputError: empty, types or shapes are not as above, or floats that are not in [0, 1].
 
     Example:
         >>> import torch
@@ -33,14 +33,18 @@ class ImageSet:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
             found = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
-            raise InputError(f"expected images as uint8 of shape (N, C, H, W), got {found}")
+            raise InputError(f"expected images as uint8 or float32 of shape (N, C, H, W), got {found}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             found = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
             raise InputError(f"expected labels as int64 of shape ({len(self.images)},), got {found}")
         if self.images.numel() == 0:
             raise InputError(f"expected at least one image of at least one pixel, got {tuple(self.images.shape)}")
+        if self.images.is_floating_point():
+            low, high = map(float, self.images.aminmax())  # nan if any is
+            if not (low >= 0 and high <= 1):
+                raise InputError(f"expected float images in [0, 1], got values from {low:g} to {high:g}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,7 +59,11 @@ class ImageSet:
             ``(M, C, H, W)`` float32 in [0, 1].
         """
         images = self.images if indices is None else self.images.index_select(0, indices)
-        return images.to(torch.float32).div_(255)
+        return images.clone() if images.is_floating_point() else images.to(torch.float32).div_(255)
+
+    def pixels(self) -> Tensor:
+        """The images ``(N, C, H, W)`` as bytes; floats are rounded to the nearest grey level."""
+        return self.images if self.images.dtype == torch.uint8 else (self.images * 255).round().to(torch.uint8)
 
     def subset(self, indices: Tensor) -> ImageSet:
         """The images at these ``(M,)`` int64 positions, copied."""
@@ -63,8 +71,9 @@ class ImageSet:
 
     @property
     def sha256(self) -> str:
-        """Hexadecimal SHA-256 over the shape, the images' bytes and the labels as little-endian int64."""
+        """Hexadecimal SHA-256 over the shape, the images as bytes or little-endian floats, and the labels as int64."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy().data)
+        images = self.images.contiguous().numpy()
+        digest.update(images.astype(images.dtype.newbyteorder("<"), copy=False).data)
         digest.update(self.labels.contiguous().numpy().astype("<i8").data)
         return digest.hexdigest()

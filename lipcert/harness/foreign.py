@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import pickle
 import sys
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -23,8 +20,11 @@ from torch.nn.utils import parametrize
 from lipcert.attacks.verify import predictions
 from lipcert.certificates import Certificate, certify
 from lipcert.certificates.margin import check_inputs
-from lipcert.data import ImageData, ImageFolder
+from lipcert.checkpoints import load_plain
+from lipcert.data import ImageArrays, ImageData, ImageFolder
+from lipcert.data.arrays import SUFFIXES as ARRAYS
 from lipcert.deployment import check_export, export, file_sha256
+from lipcert.documents import parsed_json
 from lipcert.errors import InputError
 
 NO_RULE = "none"
@@ -106,12 +106,9 @@ def parsed_arguments(arguments: str | Mapping[str, Any] | None) -> dict[str, Any
     if arguments is None or not isinstance(arguments, str):
         return dict(arguments or {})
     try:
-        values = json.loads(arguments)
-    except json.JSONDecodeError as error:
-        raise InputError(f"expected a JSON object of arguments, got {arguments!r}: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"expected a JSON object of arguments, got {arguments!r}")
-    return values
+        return parsed_json(arguments)
+    except ValueError as error:
+        raise InputError(f"expected a JSON object of arguments, got {arguments!r:.200}: {error}") from error
 
 
 def _imported(path: str) -> Any:
@@ -154,13 +151,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"expected a file of weights, found none at {path}")
     try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
+        found: Any = load_file(path) if path.suffix == ".safetensors" else load_plain(path)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"expected a state dict in {path}, got a file that cannot be read without running its code; save "
             "model.state_dict(), best as .safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # torch raises anything from KeyError to struct.error on a file that is not its own
         raise InputError(f"expected weights in {path}, got {_named(error)}") from error
     for key in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -175,12 +174,6 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if all(name.startswith(PREFIX) for name in tensors):
         tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _torch_load(path: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the protocol of a pickle that is refused anyway
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _shown(names: Iterable[object]) -> str:
@@ -298,15 +291,16 @@ def _uncertified(model: nn.Module, inputs: Tensor, reason: str, *, batch_size: i
 
 
 def load_data(data: str, *, arguments: str | Mapping[str, Any] | None = None) -> ImageData:
-    """Return the images of ``--data``: a class path such as ``lipcert.data.FashionMNIST``, or one folder a class.
+    """Return the images of ``--data``: a class path such as ``lipcert.data.FashionMNIST``, a folder, or a file.
 
     Args:
-        data: import path of an ``ImageData`` class with a dot or a colon before its name, or the path of a folder or
-            zip archive with one folder a class.
+        data: import path of an ``ImageData`` class with a dot or a colon before its name, the path of a folder or zip
+            archive of images, see :class:`~lipcert.data.ImageFolder`, or of an ``.npz`` or ``.safetensors`` file of
+            arrays, see :class:`~lipcert.data.ImageArrays`.
         arguments: keyword arguments of the class, or the JSON object that holds them.
 
     Raises:
-        InputError: neither of both, or arguments that the class refuses.
+        InputError: none of these, or arguments that the class refuses.
 
     Example:
         >>> load_data("lipcert.data.FashionMNISTMini", arguments={"val_size": 0}).name
@@ -316,8 +310,13 @@ def load_data(data: str, *, arguments: str | Mapping[str, Any] | None = None) ->
     if Path(data).is_dir() or data.endswith(".zip"):
         found: Any = ImageFolder
         values = {"path": data, **values}
+    elif data.endswith(ARRAYS):
+        found = ImageArrays
+        values = {"path": data, **values}
     elif "/" in data or not ("." in data or ":" in data):
-        raise InputError(f"expected the import path of a data class or a folder of images, got {data!r}")
+        raise InputError(
+            f"expected the import path of a data class or a folder of images or file of arrays, got {data!r}"
+        )
     else:
         found = _imported(data if ":" in data else ":".join(data.rpartition(".")[::2]))
     if not (isinstance(found, type) and issubclass(found, ImageData)):

@@ -124,17 +124,29 @@ def test_unusable_options_are_refused(options):
 @pytest.mark.parametrize(
     ("images", "labels"),
     [
-        (torch.zeros(2, 1, 3, 3), torch.zeros(2).long()),
+        (torch.zeros(2, 1, 3, 3).double(), torch.zeros(2).long()),
+        (torch.full((2, 1, 3, 3), 1.01), torch.zeros(2).long()),
+        (torch.full((2, 1, 3, 3), torch.nan), torch.zeros(2).long()),
         (torch.zeros(2, 3, 3, dtype=torch.uint8), torch.zeros(2).long()),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(3).long()),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2)),
         (torch.zeros(0, 1, 3, 3, dtype=torch.uint8), torch.zeros(0).long()),
     ],
-    ids=["float images", "no channels", "too many labels", "float labels", "empty"],
+    ids=["float64", "beyond 1", "nan", "no channels", "too many labels", "float labels", "empty"],
 )
 def test_an_image_set_checks_types_and_shapes(images, labels):
     with pytest.raises(InputError, match="expected"):
         ImageSet(images, labels)
+
+
+def test_float_images_stay_what_they_are():
+    pixels = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = ImageSet(pixels.clone(), torch.arange(3))
+    images.inputs().zero_()
+    assert torch.equal(images.inputs(), pixels)
+    assert torch.equal(images.inputs(torch.tensor([2])), pixels[2:])
+    assert (images.pixels().float() / 255 - pixels).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(ImageSet(images.pixels(), images.labels).pixels(), images.pixels())
 
 
 def test_the_fingerprint_changes_with_pixels_labels_and_shape():
@@ -144,6 +156,7 @@ def test_the_fingerprint_changes_with_pixels_labels_and_shape():
         ImageSet(images.images.flip(0), images.labels),
         ImageSet(images.images, images.labels.flip(0)),
         ImageSet(images.images.reshape(4, 1, 1, 9), images.labels),
+        ImageSet(images.inputs(), images.labels),
     ]
-    assert len({variant.sha256 for variant in variants}) == 4
+    assert len({variant.sha256 for variant in variants}) == 5
     assert images.sha256 == numbered(4).sha256
