@@ -16,6 +16,7 @@ from typing import Literal
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from lipcert.errors import EXIT_UNUSABLE, InputError, one_line_errors
+from lipcert.logs import logs
 
 # What is heavy is imported once the arguments are known to be good: --help answers at once.
 
@@ -23,7 +24,8 @@ COMMAND = "lipcert audit"
 
 DESCRIPTION = """
 Certify the test images of a run, attack them, and check that no adversarial example lies within its certified radius.
-Radii, distances and epsilons are L2, in units of pixels in [0, 1].
+Radii, distances and epsilons are L2, in units of pixels in [0, 1]. For networks that vote over ablated views of images
+they are sides of square patches, in pixels, and for those that vote over splitting noise they are L1.
 
 examples:
   python -m lipcert.audit runs/quickstart
@@ -34,6 +36,11 @@ examples:
         what two processes can do in 60 seconds, the most promising work first
   python -m lipcert.audit runs/quickstart --samples 100 --attacks boundary-walk autoattack
         two attacks with their own settings, on the first 100 test images, right or wrong
+  python -m lipcert.audit runs/mnist_columns --budget standard
+        a vote over bands of columns: patches of the largest certified side of each image, which may turn no vote, and
+        larger ones, which show how tight the certificates are
+  python -m lipcert.audit runs/mnist_columns --patch 5 --samples 200
+        the certificates of 5 x 5 patches alone, of the first 200 test images
   python -m lipcert.audit --model mine.networks:resnet --weights resnet.safetensors --data lipcert.data.CIFAR10
         a network from elsewhere: certified if that is possible, attacked in any case
   python -m lipcert.audit --self-test
@@ -86,8 +93,16 @@ def audit_parser() -> ArgumentParser:
         metavar="EPSILON",
         type=float,
         nargs="+",
-        default=[0.1, 0.25, 0.5, 1.0, 1.58],
-        help="distances, in [0,1] pixel units, at which the report gives accuracies",
+        default=None,
+        help="distances at which the report gives accuracies, in [0,1] pixel units, or sides of patches in pixels; by "
+        "default 0.1 0.25 0.5 1 1.58 in L2, 0.5 1 1.5 2 3 4 in L1, 1 2 3 4 5 7 10 for patches, or that of --patch",
+    )
+    parser.add_argument(
+        "--patch",
+        metavar="SIDE",
+        type=int | None,
+        help="of a network that votes over ablated views: certify square patches of this side alone, in pixels; by "
+        "default the largest side that each image withstands",
     )
     parser.add_argument(
         "--arithmetic",
@@ -109,6 +124,8 @@ def audit_parser() -> ArgumentParser:
     parser.add_argument(
         "--output", metavar="DIR", type=str | None, help="folder of the report; by default RUN/audit, or audits/FACTORY"
     )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors; the exit code is the verdict")
+    parser.add_argument("--log", metavar="FILE", type=str | None, help="append what happens to FILE, as lines of JSON")
     parser.add_argument(
         "--restart", action="store_true", help="start over, though an unfinished audit could be continued"
     )
@@ -124,8 +141,8 @@ def audit_parser() -> ArgumentParser:
         "--data",
         metavar="DATA",
         type=str | None,
-        help="images: a data class such as lipcert.data.FashionMNIST, or a folder or zip file with one folder a class; "
-        "by default those of RUN",
+        help="images: a data class such as lipcert.data.FashionMNIST, a folder or zip file with one folder a class, or "
+        "an .npz or .safetensors file of arrays; by default those of RUN",
     )
     parser.add_argument("--data-args", metavar="JSON", type=str | None, help="keyword arguments of the data class")
     _add_detector_options(parser)
@@ -176,7 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options = _parsed(arguments)
             if options.devices > 1 and _follows():
                 return _in_silence(options)
-            return _audit(options, "python -m lipcert.audit " + shlex.join(arguments))
+            with logs(quiet=options.quiet, file=options.log):
+                return _audit(options, "python -m lipcert.audit " + shlex.join(arguments))
     except SystemExit as stop:  # --help, or the one line
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
@@ -210,12 +228,12 @@ def _parsed(arguments: list[str]) -> Namespace:
     except ArgumentError as error:
         raise InputError(f"{_complaint(str(error))}; see python -m lipcert.audit --help") from error
     _check_target(options)
-    for name, least in (("samples", 1), ("devices", 1), ("seed", 0)):
+    for name, least in (("samples", 1), ("devices", 1), ("seed", 0), ("patch", 1)):
         if options[name] is not None and options[name] < least:
             raise InputError(f"expected --{name} >= {least}, got {options[name]}")
     if isinstance(options.budget, float) and not 0 < options.budget < float("inf"):
         raise InputError(f"expected a finite number of seconds above 0 for --budget, got {options.budget:g}")
-    for epsilon in options.epsilons:
+    for epsilon in options.epsilons or ():
         if not 0 <= epsilon < float("inf"):
             raise InputError(f"expected every epsilon to be finite and >= 0, got {epsilon:g}")
     return options

@@ -16,10 +16,12 @@ import torch.nn as nn
 from jsonargparse import Namespace
 
 from lipcert.attacks import Attack
+from lipcert.attacks.votes import Voting
 from lipcert.certificates import certify
 from lipcert.data import ImageSet
 from lipcert.errors import EXIT_UNUSABLE, InputError
 from lipcert.harness import AuditInterrupted, AuditResult, AuditWriteError, Subject, Workplace, launched_team, run_audit
+from lipcert.harness.audit import EPSILONS
 from lipcert.harness.budget import Budget, attack_classes, budget_of
 from lipcert.harness.certifying import Certifier
 from lipcert.harness.checks import spread
@@ -30,12 +32,15 @@ from lipcert.harness.journal import discard
 from lipcert.harness.power import INFLATIONS, power
 from lipcert.harness.self_test import exit_code, self_test, table
 from lipcert.harness.trust_comparisons import transfer_check
+from lipcert.harness.voting import vote_certifier
+from lipcert.logs import fields, logger_of
 from lipcert.report import write_report
 from lipcert.report.display import percent_down, rounded_down, rounded_up
 from lipcert.runs import load_run
 
 COMMAND = "lipcert audit"
 EXIT_STOOD, EXIT_VIOLATED = 0, 1
+LOG = logger_of("audit")
 COMPARED = 16  # images on which a surrogate is tried
 
 
@@ -81,9 +86,10 @@ def audit(options: Namespace, command: str) -> int:
         return replace(result, warnings=(*doubts, *remarks(target, result), *result.warnings))
 
     budget: str | float | Budget = options["budget"]
+    epsilons = epsilons_of(options)
     if target.rejects:
         attacks = None if attacks is None else [jointly(attack) for attack in attacks]
-        budget = joint_budget(budget_of(budget, epsilons=options["epsilons"]))
+        budget = joint_budget(budget_of(budget, epsilons=epsilons or EPSILONS))
     samples = options["samples"]
     if samples is not None and samples > len(target.images):
         raise InputError(f"expected --samples <= {len(target.images)}, the test images, got {samples}")
@@ -101,7 +107,7 @@ def audit(options: Namespace, command: str) -> int:
                 samples=None if samples is None else torch.arange(samples),
                 attacks=attacks,
                 budget=budget,
-                epsilons=options["epsilons"],
+                epsilons=epsilons,
                 certifier=target.certifier,
                 subject=target.subject,
                 seed=options["seed"],
@@ -114,6 +120,17 @@ def audit(options: Namespace, command: str) -> int:
         if not team.leads:
             return EXIT_STOOD
     return _conclude(told(result), directory)
+
+
+def epsilons_of(options: Namespace) -> list[float] | None:
+    """Return the budgets that the options ask for, the side of their patch if they name one; None for the usual ones.
+
+    Example:
+        >>> epsilons_of(Namespace(epsilons=None, patch=5)), epsilons_of(Namespace(epsilons=[0.5], patch=None))
+        ([5.0], [0.5])
+    """
+    epsilons: list[float] | None = options["epsilons"]
+    return [float(options["patch"])] if epsilons is None and options["patch"] is not None else epsilons
 
 
 def attacks_by_name(names: Sequence[str] | None) -> list[Attack] | None:
@@ -142,6 +159,7 @@ def audit_the_audit(options: Namespace, attacks: list[Attack] | None) -> int:
         verdicts = planting()
     else:
         target = target_of(options, "")
+        _refuse_votes(target, "--self-test alone, which plants false votes of its own")
         verdicts = planting(target.network, target.images, certifier=target.certifier)
     print(table(verdicts))
     return exit_code(verdicts)
@@ -167,7 +185,9 @@ def target_of_model(options: Namespace, command: str) -> Target:
     images = data.split("test")
     check_runs(foreign, images.inputs(torch.tensor([0])), len(data.class_names))
     subject = Subject(foreign.name, foreign.sha256, data.name, "test", data.class_names, command)
-    certifier = functools.partial(certify_or_not, arithmetic=options["arithmetic"])
+    arithmetic, patch = options["arithmetic"], options["patch"]
+    certifier = vote_certifier(foreign.network, arithmetic=arithmetic, patch=patch)
+    certifier = certifier or functools.partial(certify_or_not, arithmetic=arithmetic)
     return Target(foreign.network, images, certifier, subject, Path("audits") / foreign.name)
 
 
@@ -181,7 +201,9 @@ def target_of_run(options: Namespace, command: str) -> Target:
     run = load_run(directory)
     data = run.data if options["data"] is None else load_data(options["data"], arguments=options["data_args"])
     subject = Subject(directory.resolve().name, run.network_sha256, data.name, "test", data.class_names, command)
-    certifier = functools.partial(certify, arithmetic=options["arithmetic"])
+    arithmetic, patch = options["arithmetic"], options["patch"]
+    certifier = vote_certifier(run.network, arithmetic=arithmetic, patch=patch)
+    certifier = certifier or functools.partial(certify, arithmetic=arithmetic)
     return Target(run.network, data.split("test"), certifier, subject, directory / "audit")
 
 
@@ -193,6 +215,7 @@ def rejecting(target: Target, options: Namespace) -> Target:
     """
     if options["detector"] is None and not options["rejects"]:
         return target
+    _refuse_votes(target, "no detector beside a vote")
     network, certifier, subject = target.network, target.certifier, target.subject
     if options["detector"] is not None:
         network = load_detected(
@@ -208,6 +231,12 @@ def rejecting(target: Target, options: Namespace) -> Target:
     check_rejects(network, target.images.inputs(torch.tensor([0])), len(subject.class_names))
     subject = replace(subject, class_names=(*subject.class_names, REJECTED))
     return replace(target, network=network, certifier=certifier, subject=subject, rejects=True)
+
+
+def _refuse_votes(target: Target, what: str) -> None:
+    """Refuse what is not there for networks that vote."""
+    if isinstance(target.network, Voting):
+        raise InputError(f"expected {what}, got one for {target.subject.model_name}, which votes over views")
 
 
 def load_surrogate(name: str) -> nn.Module:
@@ -227,6 +256,7 @@ def compared(target: Target, surrogate: nn.Module | None) -> tuple[str, ...]:
     """
     if surrogate is None:
         return ()
+    _refuse_votes(target, "no surrogate beside a vote")
     inputs = target.images.inputs(spread(range(len(target.images)), COMPARED))
     said = transfer_check(target.network, surrogate, inputs)
     return () if said is None else (said,)
@@ -249,7 +279,7 @@ def prove_writable(directory: Path) -> None:
 
 def say(line: str) -> None:
     """Tell the user something that is neither a result nor an error."""
-    print(f"{COMMAND}: {line}", file=sys.stderr)
+    LOG.info(line)
 
 
 def unusable(message: str) -> int:
@@ -262,7 +292,14 @@ def _conclude(result: AuditResult, directory: Path) -> int:
     page = write_report(result, directory)
     discard(directory / "partial")
     print(closing_block(result, page))
+    _log_end(result, page, "done")
     return EXIT_VIOLATED if result.violations else EXIT_STOOD
+
+
+def _log_end(result: AuditResult, page: Path, end: str) -> None:
+    counts = {"samples": len(result.rows), "attacked": sum(row.attacked for row in result.rows)}
+    told = fields(end=end, verdict=result.verdict, **counts, violations=len(result.violations), report=str(page))
+    LOG.debug("the audit has ended", extra=told)
 
 
 def _conclude_early(result: AuditResult, directory: Path, reason: str) -> int:
@@ -274,6 +311,7 @@ def _conclude_early(result: AuditResult, directory: Path, reason: str) -> int:
         page = write_report(result, directory)
     except OSError as error:
         return unusable(f"{found}; no report could be written ({error.strerror or error}); {going_on}")
+    _log_end(result, page, reason)
     if violated:
         print(closing_block(result, page))
         return EXIT_VIOLATED

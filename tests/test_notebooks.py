@@ -10,6 +10,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SMALL = {
     "adversarial_examples.ipynb": 'dataset = "FashionMNISTMini"\nepochs = 1\nsamples = 16\n',
     "defenses.ipynb": 'dataset = "FashionMNISTMini"\nepochs = 1\nsamples = 30\nsteps = 3\n',
+    "derandomized_smoothing.ipynb": 'dataset = "FashionMNISTMini"\nepochs = 1\nsamples = 8\nlevels = 60\n',
     "hkr_fashion_mnist.ipynb": 'dataset = "FashionMNISTMini"\nepochs = 1\nattack_steps = 20\n',
     "squeezing_and_distillation.ipynb": (
         'dataset = "FashionMNISTMini"\nepochs = 1\nsamples = 30\nsteps = 3\ntemperatures = [1, 50]\n'

@@ -66,6 +66,7 @@ class Attack(ABC):
         targeted: whether it can be told which class to reach.
         fixed_budget: whether it needs an epsilon, and then searches within that distance only.
         black_box: whether it asks for logits or classes only, never for gradients.
+        of_views: whether it looks at the views of a network that votes; others see what :func:`on_votes` shows them.
 
     Example:
         >>> from dataclasses import dataclass
@@ -86,6 +87,7 @@ class Attack(ABC):
     targeted: ClassVar[bool] = False
     fixed_budget: ClassVar[bool] = False
     black_box: ClassVar[bool] = False
+    of_views: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, model: nn.Module, task: Task) -> Tensor | Findings:
@@ -133,7 +135,7 @@ class Attack(ABC):
             norm: in which distances are measured.
             epsilon: largest distance of interest; an attack with a fixed budget needs it.
             bounds: of valid images.
-            radius: ``(N,)`` certified L2 radii.
+            radius: ``(N,)`` certified radii in that norm.
             start: ``(N, C, H, W)``, the nearest adversarial examples known.
             seed: the only source of randomness.
             on_forward: called with the number of images of every forward pass, to show progress.

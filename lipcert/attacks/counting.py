@@ -37,13 +37,17 @@ class CountedNetwork(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's logits ``(N, K)``."""
-        self.forward_passes += len(inputs)
-        if self.on_forward is not None:
-            self.on_forward(len(inputs))
-        logits: Tensor = self.network(inputs)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)
-        return logits
+        return self.ask(lambda: self.network(inputs), len(inputs))
 
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.backward_passes += len(gradient)
+    def ask(self, question: Callable[[], Tensor], images: int) -> Tensor:
+        """Return what something else than its forward gives, counted as so many images, and so many if derived."""
+        self.forward_passes += images
+        if self.on_forward is not None:
+            self.on_forward(images)
+        answer = question()
+        if answer.requires_grad:
+            answer.register_hook(lambda _: self._count_backward(images))
+        return answer
+
+    def _count_backward(self, images: int) -> None:
+        self.backward_passes += images

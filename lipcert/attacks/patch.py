@@ -17,7 +17,7 @@ from lipcert.attacks.evaluation import margins
 from lipcert.attacks.geometry import column
 from lipcert.attacks.randomness import sample_generators, uniform
 from lipcert.attacks.rivals import rivals
-from lipcert.attacks.task import NORMS, Norm, Task
+from lipcert.attacks.task import MEASURES, Norm, Task
 from lipcert.attacks.verify import fooled
 from lipcert.attacks.windows import window
 from lipcert.errors import InputError
@@ -76,7 +76,7 @@ class AdversarialPatch(Attack):
     """
 
     name: ClassVar[str] = "patch"
-    norms: ClassVar[tuple[Norm, ...]] = NORMS
+    norms: ClassVar[tuple[Norm, ...]] = MEASURES
     targeted: ClassVar[bool] = True
 
     height: int = 5

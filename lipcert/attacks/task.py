@@ -13,9 +13,11 @@ from torch import Tensor
 
 from lipcert.errors import InputError
 
-Norm = Literal["l1", "l2", "linf"]
+Norm = Literal["l1", "l2", "linf", "patch"]
+"""How changes are measured. ``"patch"`` is no norm: the side, in pixels, of the smallest square that holds them."""
 
-NORMS: tuple[Norm, ...] = get_args(Norm)
+MEASURES: tuple[Norm, ...] = get_args(Norm)
+NORMS: tuple[Norm, ...] = MEASURES[:3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Task:
         epsilon: largest distance of interest, in the units of the inputs. Attacks with a fixed budget need it;
             minimum-norm attacks may stop there. None: as near as possible.
         bounds: smallest and largest value of a valid image, as the inputs' type rounds them.
-        radius: ``(N,)`` float64 certified L2 radii: no step of that length changes a class. None: nothing is known.
+        radius: ``(N,)`` float64 certified radii in that norm, of logits in L2 only: no step of that length changes a
+            class. None: nothing is known.
         start: ``(N, C, H, W)``, the nearest adversarial examples known; equal to the inputs where none is.
         seed: the only source of randomness.
 
@@ -86,8 +89,8 @@ def check_task(model: nn.Module, task: Task) -> None:
         lipcert.errors.InputError: expected a finite epsilon > 0, got -1
     """
     check_batch(model, task.inputs, task.labels, targets=task.targets, bounds=task.bounds)
-    if task.norm not in NORMS:
-        raise InputError(f"expected a norm among {', '.join(NORMS)}, got {task.norm!r}")
+    if task.norm not in MEASURES:
+        raise InputError(f"expected a norm among {', '.join(MEASURES)}, got {task.norm!r}")
     if task.epsilon is not None and not 0 < task.epsilon < math.inf:
         raise InputError(f"expected a finite epsilon > 0, got {task.epsilon:g}")
     if task.radius is not None:

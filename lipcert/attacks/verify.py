@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from lipcert.attacks.task import NORMS, Norm, check_batch, within
+from lipcert.attacks.task import MEASURES, Norm, check_batch, within
 from lipcert.certificates.margin import float64_logits
 from lipcert.certificates.rounding import gamma
 from lipcert.errors import InputError
@@ -83,8 +83,8 @@ def verify(
         ([True, False, False], 0.375)
     """
     check_batch(model, inputs, labels, targets=targets, bounds=bounds)
-    if norm not in NORMS:
-        raise InputError(f"expected a norm among {', '.join(NORMS)}, got {norm!r}")
+    if norm not in MEASURES:
+        raise InputError(f"expected a norm among {', '.join(MEASURES)}, got {norm!r}")
     if candidates.shape != inputs.shape or candidates.dtype != inputs.dtype:
         expected = f"{inputs.dtype} of shape {tuple(inputs.shape)}"
         raise InputError(f"expected candidates as {expected}, got {candidates.dtype} of {tuple(candidates.shape)}")
@@ -125,7 +125,7 @@ def distance_upper_bound(inputs: Tensor, candidates: Tensor, norm: Norm = "l2") 
     .. math:: \bar d = (1 + \gamma_{n+4}) \, \mathrm{fl}_{64}\big(\|c - x\|\big) \ge d
 
     A difference has one rounding and, in the subnormal range, none; the L1 and L2 norms sum n of them, the maximum
-    rounds nothing.
+    rounds nothing. Sides of patches are whole numbers, see :func:`patch_sides`.
 
     Args:
         inputs: ``(N, ...)`` float32 or float64, n numbers each.
@@ -136,10 +136,12 @@ def distance_upper_bound(inputs: Tensor, candidates: Tensor, norm: Norm = "l2") 
         ``(N,)`` float64, never below the true distances, and 0 only where nothing differs.
 
     Example:
-        >>> image, candidate = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
-        >>> [round(distance_upper_bound(image, candidate, norm).item(), 9) for norm in NORMS]
-        [7.0, 5.0, 4.0]
+        >>> image, candidate = torch.zeros(1, 1, 1, 2), torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
+        >>> [round(distance_upper_bound(image, candidate, norm).item(), 9) for norm in MEASURES]
+        [7.0, 5.0, 4.0, 2.0]
     """
+    if norm == "patch":
+        return patch_sides(inputs, candidates)
     difference = (candidates.double() - inputs.double()).flatten(1)
     if norm == "l2":
         distance = difference.square().sum(1).sqrt()
@@ -149,6 +151,41 @@ def distance_upper_bound(inputs: Tensor, candidates: Tensor, norm: Norm = "l2") 
     # Squares of very small differences underflow; each difference is then below 1e-150.
     tiny = math.sqrt(difference.shape[1]) * 1e-150 if norm == "l2" else 0.0
     return torch.where((difference != 0).any(1), distance + tiny, 0.0)
+
+
+def patch_sides(inputs: Tensor, candidates: Tensor) -> Tensor:
+    """Return the side of the smallest upright square that holds every pixel in which two images differ.
+
+    A pixel differs if any of its channels does, by however little. Up to the shorter side of the image there is such a
+    square inside of it, so that a side is that of a legal patch.
+
+    Args:
+        inputs: ``(N, C, H, W)``.
+        candidates: the same shape.
+
+    Returns:
+        ``(N,)`` float64 whole numbers; 0 where nothing differs.
+
+    Raises:
+        InputError: no images.
+
+    Example:
+        >>> patched = torch.zeros(1, 3, 8, 8)
+        >>> patched[0, 0, 2, 1] = patched[0, 2, 4, 2] = 1
+        >>> patch_sides(torch.zeros(1, 3, 8, 8), patched)
+        tensor([3.], dtype=torch.float64)
+    """
+    if inputs.ndim != 4:
+        raise InputError(f"expected images (N, C, H, W) to measure a patch in, got shape {tuple(inputs.shape)}")
+    changed = (candidates != inputs).any(1)
+    return torch.maximum(_extent(changed.any(2)), _extent(changed.any(1))).double()
+
+
+def _extent(flags: Tensor) -> Tensor:
+    """Return how many places ``(N,)`` there are from the first to the last one that is flagged ``(N, L)``."""
+    places = torch.arange(flags.shape[1], device=flags.device).expand_as(flags)
+    last = torch.where(flags, places, -1).amax(1)
+    return torch.where(flags.any(1), last - torch.where(flags, places, len(places[0])).amin(1) + 1, 0)
 
 
 def predictions(model: nn.Module, inputs: Tensor, *, batch_size: int = 500) -> Tensor:

@@ -38,7 +38,7 @@ class Certificate:
 
     Within ``radius[i]`` (in ``norm``, strictly inside the ball) of input ``i`` the network's class stays
     ``prediction[i]``, under the stated ``assumptions``. A radius of 0 certifies nothing. Certificates of votes hold on
-    the boundary as well.
+    the boundary as well: see ``grid``.
 
     Attributes:
         prediction: ``(N,)`` int64, predicted classes.
@@ -53,6 +53,8 @@ class Certificate:
             type; ``"real"``: for the real-valued network with these very weights.
         assumptions: what has to hold beside the mathematics, one sentence each.
         rounding_slack: ``(N,)`` float64, what counting the rounding takes off each radius; None if that is not known.
+        grid: distances and radii are whole multiples of 1 / grid, and the radius itself is withstood: 1 for sides of
+            patches, 255 for sums of grey levels. None: distances are of any size; less than the radius is withstood.
     """
 
     prediction: Tensor
@@ -64,3 +66,4 @@ class Certificate:
     arithmetic: str
     assumptions: tuple[str, ...]
     rounding_slack: Tensor | None = None
+    grid: int | None = None

@@ -183,5 +183,5 @@ def l1_certificate(
     ranking, lead = ranked_classes(counts)
     changes = lead.amin(1) // 2
     return Certificate(
-        ranking[:, 0], changes.double() / WHITE, "l1", "splitting", math.inf, (), arithmetic, ASSUMPTIONS
+        ranking[:, 0], changes.double() / WHITE, "l1", "splitting", math.inf, (), arithmetic, ASSUMPTIONS, grid=WHITE
     )

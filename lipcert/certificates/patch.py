@@ -141,7 +141,7 @@ def patch_certificate(
     election = _Election.of(votes, ablation, image_size, num_classes)
     side = largest_certified_patch(votes, ablation, image_size, num_classes=num_classes)
     return Certificate(
-        election.ranking[:, 0], side.double(), "patch", "enumeration", math.inf, (), arithmetic, ASSUMPTIONS
+        election.ranking[:, 0], side.double(), "patch", "enumeration", math.inf, (), arithmetic, ASSUMPTIONS, grid=1
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from lipcert._version import __version__
 from lipcert.attacks import Attack
+from lipcert.attacks.votes import Voting
 from lipcert.certificates import Certificate, certify
 from lipcert.data import ImageSet
+from lipcert.deployment import tensors_sha256
 from lipcert.errors import InputError
 from lipcert.harness.budget import Budget, budget_of
 from lipcert.harness.certifying import Certifier, certified
@@ -30,10 +32,16 @@ from lipcert.harness.ledger import Ledger
 from lipcert.harness.result import AuditResult
 from lipcert.harness.rounds import End, Rounds
 from lipcert.harness.selection import checked_positions, first_correct_of_each_class
+from lipcert.harness.voting import budget_on_votes
 from lipcert.harness.workplace import Workplace
 from lipcert.metrics import check_epsilons
 
 EPSILONS = (0.1, 0.25, 0.5, 1.0, 1.58)
+EPSILONS_OF: Mapping[str, tuple[float, ...]] = {
+    "patch": (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0),
+    "l1": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+}
+"""Budgets for which accuracies are reported: in L2, and in the norms that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ def run_audit(
     samples: Tensor | None = None,
     attacks: Sequence[Attack] | None = None,
     budget: str | float | Budget = "quick",
-    epsilons: Sequence[float] = EPSILONS,
+    epsilons: Sequence[float] | None = None,
     certifier: Certifier = certify,
     subject: Subject | None = None,
     seed: int = 0,
@@ -98,7 +106,10 @@ def run_audit(
 
     A certificate protects the predicted class, right or wrong, so that is the class an attack tries to leave. The
     verdict is ``"fail"`` as soon as one verified adversarial example, or a clean image that the deployed network
-    classifies otherwise, lies strictly within its certified radius; ``"pass"`` proves nothing beyond that.
+    classifies otherwise, lies strictly within its certified radius, or, of certificates of votes, at that radius;
+    ``"pass"`` proves nothing beyond that. Distances are in the norm of the certificates: for those against patches, the
+    side of the smallest square that holds what an attack has changed. Attacks see a network that votes as
+    :class:`~lipcert.attacks.votes.SoftVote` shows it.
 
     Args:
         network: plain network in eval mode; it is left as it is.
@@ -109,7 +120,7 @@ def run_audit(
             adversarial example of all attacks counts.
         budget: ``"quick"``, ``"standard"``, ``"thorough"``, a number of seconds, or a :class:`Budget`.
         epsilons: budgets at which the report gives accuracies, and which attacks with a fixed budget get; in units of
-            [0,1] pixels.
+            [0,1] pixels, or sides of patches in pixels. By default some for each norm.
         certifier: returns the certificates under attack.
         subject: names for the report.
         seed: of everything random.
@@ -132,7 +143,7 @@ def run_audit(
         >>> result.verdict, [row.ratio >= 1 for row in result.rows]
         ('pass', [True, True])
     """
-    accuracies = checked_epsilons(epsilons)
+    accuracies = checked_epsilons(EPSILONS if epsilons is None else epsilons)
     if samples is not None:
         checked_positions(samples, len(images))
     workplace, subject = workplace or Workplace(), subject or Subject()
@@ -141,7 +152,11 @@ def run_audit(
     if workplace.team.device.type != "cpu":
         network = copy.deepcopy(network).to(workplace.team.device)
     certificate, clean = certified(network, images, certifier, team=workplace.team)
+    if epsilons is None:
+        accuracies = EPSILONS_OF.get(certificate.norm, EPSILONS)
     spent = budget_of(budget, epsilons=accuracies, attacks=attacks, norm=certificate.norm)
+    if isinstance(network, Voting):
+        spent = budget_on_votes(spent, grid=certificate.grid if certificate.norm == "l1" else None)
     attacked = _attacked(images, certificate, samples, everything=spent.everything)
     names = _named(subject, network)
     identity = _identity(names, images, certificate, attacked, spent, seed=seed)
@@ -183,7 +198,7 @@ def _attacked(images: ImageSet, certificate: Certificate, samples: Tensor | None
     if samples is None:
         if everything:
             return list(range(len(images)))
-        samples = first_correct_of_each_class(images.labels, certificate.prediction)
+        samples = first_correct_of_each_class(images.labels, certificate.prediction, certificate.radius)
         if len(samples) == 0:
             raise InputError("expected at least one correctly classified image, got none; say which samples to attack")
     chosen: list[int] = samples.tolist()
@@ -245,6 +260,7 @@ def _result(
         norm=certificate.norm,
         rule=certificate.rule,
         arithmetic=certificate.arithmetic,
+        grid=certificate.grid,
         assumptions=certificate.assumptions,
         epsilons=epsilons,
         rows=tuple(ledger.rows),
@@ -265,12 +281,4 @@ _END_WARNINGS: dict[End, tuple[str, ...]] = {
 
 
 def _named(subject: Subject, network: nn.Module) -> Subject:
-    return subject if subject.model_sha256 else replace(subject, model_sha256=_tensors_sha256(network))
-
-
-def _tensors_sha256(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return subject if subject.model_sha256 else replace(subject, model_sha256=tensors_sha256(network))

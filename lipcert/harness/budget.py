@@ -1,4 +1,8 @@
-"""How hard an audit tries: a budget is a short list of stages, and maybe a time."""
+"""How hard an audit tries: a budget is a short list of stages, and maybe a time.
+
+Budgets name attacks in every norm; those that cannot search in that of the certificates are left out. Against patches
+the certified side is attacked first, where nothing may be found, and then those above it, which shows how tight it is.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,14 @@ from lipcert.attacks import (
     CarliniWagner,
     DecoupledDirection,
     DeepFool,
+    ElasticNet,
     FastMinimumNorm,
     HopSkipJump,
+    Pointwise,
     ProjectedGradient,
+    SparseAscent,
     SquareAttack,
+    VotePatch,
 )
 from lipcert.errors import InputError
 from lipcert.harness.selection import WHICH, Which
@@ -96,8 +104,24 @@ class Budget:
 
 def quick(epsilons: Epsilons) -> Budget:
     """A first look: one image a class, by the attacks that come nearest and by one that shares nothing with them."""
-    attacks = (BoundaryWalk(restarts=2), DeepFool(), DecoupledDirection(), FastMinimumNorm(), CarliniWagner())
-    return Budget("quick", tuple(Stage(attack, optional=True) for attack in attacks), everything=False)
+    attacks = (
+        BoundaryWalk(restarts=2),
+        DeepFool(),
+        DecoupledDirection(),
+        FastMinimumNorm(),
+        CarliniWagner(),
+        SparseAscent(),
+        ElasticNet(),
+        SparseAscent(reach=2.0),
+        Pointwise(),
+    )
+    patches = (
+        Stage(VotePatch(last=0, places=8, restarts=4, steps=30), "certified"),
+        Stage(VotePatch(first=1, last=1, places=8, restarts=4, steps=30)),
+        Stage(VotePatch(first=2, last=12), "missed"),
+    )
+    stages = (*(Stage(attack, optional=True) for attack in attacks), *patches)
+    return Budget("quick", stages, everything=False)
 
 
 def standard(epsilons: Epsilons) -> Budget:
@@ -108,8 +132,22 @@ def standard(epsilons: Epsilons) -> Budget:
         _some(BoundaryWalk(rivals=9, steps=20, restarts=2), 0.2),
         _some(FastMinimumNorm(), 0.05),
         _some(CarliniWagner(), 0.001),
+        *_standard_on_votes(),
     )
     return Budget("standard", stages)
+
+
+def _standard_on_votes() -> tuple[Stage, ...]:
+    """Every certified patch at its side and above; every L1 radius, then the closest calls."""
+    return (
+        Stage(VotePatch(last=0, places=3, restarts=1, steps=12), "certified"),
+        Stage(VotePatch(first=1, last=1, places=3, restarts=1, steps=15)),
+        Stage(VotePatch(first=2, last=12, places=2, restarts=0, steps=12), "missed"),
+        _some(VotePatch(places=8, restarts=8, steps=40), 0.02),
+        Stage(SparseAscent(steps=25), "certified", optional=True),
+        _some(ElasticNet(), 0.05),
+        _some(Pointwise(), 0.05),
+    )
 
 
 def thorough(epsilons: Epsilons) -> Budget:
@@ -132,13 +170,20 @@ def thorough(epsilons: Epsilons) -> Budget:
         *(_some(SquareAttack(), 0.005, epsilon) for epsilon in budgets),
         _some(HopSkipJump(), 0.005),
         _some(BoundaryAttack(), 0.005),
+        Stage(VotePatch(last=0, places=12, restarts=8, steps=40), "certified"),
+        Stage(VotePatch(first=1, last=1, places=12, restarts=8, steps=60)),
+        Stage(VotePatch(first=2, last=12, places=8, restarts=4, steps=40), "missed"),
+        *(Stage(SparseAscent(reach), "certified", optional=True) for reach in (1.0, 1.5, 3.0)),
+        _some(ElasticNet(binary_search_steps=6, steps=100), 0.2),
+        _some(Pointwise(queries=1000), 0.2),
     )
     return Budget("thorough", stages)
 
 
 def timed(epsilons: Epsilons, seconds: float) -> Budget:
     """What the standard budget does; then walks from other places, again and again, most often on the closest calls."""
-    again = tuple(_some(BoundaryWalk(rivals=9, steps=20, restarts=4), share) for share in (0.05, 0.2, 1.0))
+    attacks = (BoundaryWalk(rivals=9, steps=20, restarts=4), VotePatch(places=8, restarts=8, steps=40), Pointwise())
+    again = tuple(_some(attack, share) for attack in attacks for share in (0.05, 0.2, 1.0))
     return Budget(f"{seconds:g} s", standard(epsilons).stages, seconds=seconds, again=again)
 
 

@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from lipcert.attacks import Verified, verify
-from lipcert.attacks.task import NORMS, Norm, check_batch
+from lipcert.attacks.task import MEASURES, Norm, check_batch
 from lipcert.certificates import Certificate
 from lipcert.certificates.norms import each_norm_once
 from lipcert.data import ImageSet
@@ -81,9 +81,10 @@ def norm_of(certificate: Certificate) -> Norm:
     Raises:
         InputError: no attack measures distances in it.
     """
-    if certificate.norm not in NORMS:
-        raise InputError(f"expected certificates in a norm among {', '.join(NORMS)}, got {certificate.norm!r}")
-    return certificate.norm
+    for norm in MEASURES:
+        if certificate.norm == norm:
+            return norm
+    raise InputError(f"expected certificates in a norm among {', '.join(MEASURES)}, got {certificate.norm!r}")
 
 
 def _part(network: nn.Module, images: ImageSet, certifier: Certifier, places: Tensor, *, device: torch.device) -> _Part:

@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from lipcert.attacks.votes import Voting
 from lipcert.certificates import Certificate
 from lipcert.data import ImageSet
 from lipcert.harness.caveats import caveats
@@ -16,6 +17,7 @@ from lipcert.harness.ledger import Ledger
 from lipcert.harness.trust import result_checks, trust_checks
 
 LOOKED_AT = 256  # images, spread over those that are attacked
+LOOKED_AT_IN_VOTES = 16  # each of them costs the passes of all its views
 
 
 def checks_before(
@@ -30,6 +32,10 @@ def checks_before(
         certificate: of the split.
         device: where to look.
     """
+    if isinstance(network, Voting):  # a vote has no slope, and attacks bring another one
+        chosen = spread(samples, LOOKED_AT_IN_VOTES)
+        inputs, labels = images.inputs(chosen).to(device), certificate.prediction[chosen].to(device)
+        return trust_checks(network, inputs, labels, has_slope=False)
     chosen = spread(samples, LOOKED_AT)
     constant = certificate.lipschitz_upper_bound if certificate.norm == "l2" else math.inf
     inputs, labels = images.inputs(chosen).to(device), certificate.prediction[chosen].to(device)
@@ -56,4 +62,5 @@ def checks_after(ledger: Ledger, *, classes: int) -> tuple[str, ...]:
             nearest[sample] = min(distance, nearest.get(sample, math.inf))
     black_box = {setting.attack.name for setting in ledger.tallies if setting.attack.black_box}
     against = result_checks(ledger.attack_rows(), classes=classes, found=found, black_box=black_box)
-    return (*against, *caveats(ledger.rows, classes=classes, boundary=ledger.boundary))
+    one_more = ledger.certificate.grid if ledger.certificate.norm == "patch" else None
+    return (*against, *caveats(ledger.rows, classes=classes, boundary=ledger.boundary, one_more=one_more))

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from lipcert.errors import interrupt
+
 
 class TimeUp(BaseException):
     """The time is over in the middle of an attack; no attack that survives its own failures may survive this."""
@@ -75,16 +77,19 @@ class Interrupts:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Take Ctrl-C over, where that is possible: in the main thread, and where it is not ignored."""
-        old = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or old in (signal.SIG_IGN, None):
+        """Take Ctrl-C and SIGTERM over, where that is possible: in the main thread, and where they are not ignored."""
+        old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is not threading.main_thread() or old[signal.SIGINT] in (signal.SIG_IGN, None):
             yield
             return
         signal.signal(signal.SIGINT, signal.SIG_IGN if self._ignore else self._handle)
+        if old[signal.SIGTERM] is interrupt and not self._ignore:  # a command has said that they are the same
+            signal.signal(signal.SIGTERM, self._handle)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, old)
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
     @contextmanager
     def breakable(self) -> Iterator[None]:

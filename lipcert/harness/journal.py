@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from lipcert.documents import parsed_json
 from lipcert.errors import InputError
 from lipcert.harness.records import ChunkRecord, Examples, record_of
 
@@ -115,11 +116,11 @@ class Journal:
             if document is None:
                 break
             if number > 0:
-                record = self._record(document)
+                record = self._record(document, end_of_examples)
                 if record is None:
                     break
-                self.records.append((record, document["at"]))
-                end_of_examples = self.place(document["at"], len(record.kept))
+                self.records.append((record, end_of_examples))
+                end_of_examples = self.place(end_of_examples, len(record.kept))
             end += len(line)
         self._rows.truncate(end)
         self._examples.truncate(end_of_examples)
@@ -127,13 +128,14 @@ class Journal:
             self._rows.write(_line(header))
             self._rows.flush()
 
-    def _record(self, document: dict[str, Any]) -> ChunkRecord | None:
-        """Return the record with its examples, None if these are not whole."""
-        self._examples.seek(document["at"])
-        octets = self._examples.read(len(document["kept"]) * self._size)
-        if zlib.crc32(octets) != document["examples_crc32"]:
+    def _record(self, document: dict[str, Any], place: int) -> ChunkRecord | None:
+        """Return the record with its examples, which lie at this place, None if they are not whole."""
+        try:
+            record = record_of(document, self._read(place, len(document["kept"])))
+        except (ValueError, KeyError, TypeError):
             return None
-        return record_of(document, self._read(document["at"], len(document["kept"])))
+        whole = document.get("at") == place and document.get("examples_crc32") == zlib.crc32(record.examples.tobytes())
+        return record if whole else None
 
 
 def discard(directory: Path) -> None:
@@ -149,10 +151,9 @@ def _line(document: Mapping[str, Any]) -> bytes:
 def _document(line: bytes) -> dict[str, Any] | None:
     """Return what a line holds, None if it is not whole."""
     try:
-        outer = json.loads(line)
-        document: dict[str, Any] = outer["record"]
-        return document if line == _line(document) else None
-    except (ValueError, KeyError, TypeError):
+        document = parsed_json(line.decode()).get("record")
+        return document if isinstance(document, dict) and line == _line(document) else None
+    except ValueError:
         return None
 
 

@@ -26,18 +26,19 @@ RELATIVE_ROUNDING = 1e-3
 ABSOLUTE_ROUNDING = 1e-5
 
 
-def refuted(verified: Verified, radius: Tensor, *, arithmetic: str = "real") -> Tensor:
+def refuted(verified: Verified, radius: Tensor, *, arithmetic: str = "real", grid: int | None = None) -> Tensor:
     r"""Return which certificates verified adversarial examples refute.
 
     A float32 certificate is refuted wherever the deployed network changes its class at :math:`\bar d < r`. A
     certificate of the real-valued network, or of its evaluation in float64, is refuted where float64 arithmetic agrees.
     Where it does not, rounding may be the reason right at the boundary, within 0.1 % of the radius or 1e-5; anything
-    deeper inside is a refutation too.
+    deeper inside is a refutation too. A certificate on a grid is refuted at its radius as well, if that is above 0.
 
     Args:
         verified: N verified candidates, their distances rounded up.
         radius: ``(N,)`` float64 certified radii.
         arithmetic: what the certificates are about, see :class:`lipcert.Certificate`.
+        grid: see there; distances are such multiples.
 
     Returns:
         ``(N,)`` bool.
@@ -51,11 +52,46 @@ def refuted(verified: Verified, radius: Tensor, *, arithmetic: str = "real") -> 
         False
         >>> refuted(Verified(yes, no, near, torch.tensor([1])), torch.ones(1), arithmetic="float32").item()
         True
+        >>> refuted(Verified(yes, no, torch.ones(1), torch.tensor([1])), torch.ones(1), grid=1).item()
+        True
     """
+    if grid is not None:
+        return verified.success & _inside(verified.distance, radius, grid) & (radius > 0)
     if arithmetic == "float32":
         return verified.success & (verified.distance < radius)
     deep = verified.distance < radius * (1 - RELATIVE_ROUNDING) - ABSOLUTE_ROUNDING
     return verified.success & (verified.distance < radius) & (verified.confirmed | deep)
+
+
+def on_grid(verified: Verified, inputs: Tensor, candidates: Tensor, grid: int) -> Verified:
+    """Return what was verified with L1 distances in whole numbers of grey levels, over ``grid``.
+
+    What certificates of images with so many levels say nothing of, a candidate between two of them, is no success.
+
+    Args:
+        verified: N verified candidates.
+        inputs: ``(N, C, H, W)`` multiples of 1 / grid, as their type rounds these.
+        candidates: the same shape.
+        grid: number of levels above black.
+
+    Example:
+        >>> inputs, yes = torch.zeros(2, 1, 1, 2), torch.tensor([True, True])
+        >>> candidates = torch.tensor([[1.0, 2.0], [1.0, 1.5]]).view(2, 1, 1, 2) / 255
+        >>> found = on_grid(Verified(yes, yes, torch.ones(2), torch.tensor([1, 1])), inputs, candidates, 255)
+        >>> found.success.tolist(), (found.distance * 255).tolist()
+        ([True, False], [3.0, inf])
+    """
+    exact = candidates.double() * grid
+    between = (exact - exact.round()).abs() > 2 * grid * torch.finfo(torch.float32).eps
+    success = verified.success & ~between.flatten(1).any(1)
+    levels = (exact.round() - (inputs.double() * grid).round()).abs().flatten(1).sum(1)
+    distance = torch.where(success, levels / grid, math.inf)
+    return replace(verified, success=success, confirmed=verified.confirmed & success, distance=distance)
+
+
+def _inside(distance: Tensor, radius: Tensor, grid: int | None) -> Tensor:
+    """Return which distances ``(N,)`` the certificates speak of."""
+    return distance < radius if grid is None else (distance * grid).round() <= (radius * grid).round()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +155,7 @@ class Ledger:
 
     def enter_clean(self, clean: Verified) -> None:
         """Enter the clean images as they were verified: another class than the certified one is a violation at 0."""
-        violated = refuted(clean, self.certificate.radius, arithmetic=self.certificate.arithmetic)
+        violated = self._refuted(clean, self.certificate.radius)
         for sample in clean.success.nonzero().flatten().tolist():
             if bool(violated[sample]):
                 changes = {"distance": 0.0, "attack": CLEAN, "attacked": True, "violated": True}
@@ -134,8 +170,11 @@ class Ledger:
         found = Verified(
             verified.success.cpu(), verified.confirmed.cpu(), verified.distance.cpu(), verified.prediction.cpu()
         )
-        radius = self.certificate.radius[torch.tensor(samples)]
-        violated = refuted(found, radius, arithmetic=self.certificate.arithmetic).tolist()
+        where = torch.tensor(samples)
+        if self.certificate.norm == "l1" and self.certificate.grid is not None:
+            found = on_grid(found, self.images.inputs(where), outcome.candidates.cpu(), self.certificate.grid)
+        radius = self.certificate.radius[where]
+        violated = self._refuted(found, radius).tolist()
         distances = found.distance.tolist()
         kept = [
             number
@@ -202,6 +241,9 @@ class Ledger:
     def gallery(self) -> tuple[GalleryItem, ...]:
         """Every refuting example, and some of the nearest others, in the order of the split."""
         return tuple(self._item(sample) for sample in worth_showing(self.rows, GALLERY))
+
+    def _refuted(self, verified: Verified, radius: Tensor) -> Tensor:
+        return refuted(verified, radius, arithmetic=self.certificate.arithmetic, grid=self.certificate.grid)
 
     def _item(self, sample: int) -> GalleryItem:
         row = self.rows[sample]

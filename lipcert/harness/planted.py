@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from lipcert.attacks import Attack
 from lipcert.certificates import Certificate, certify
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
@@ -35,6 +36,7 @@ class Planted:
         violated: whether the audit must refute certificates; None if it may or may not.
         warnings: beginnings of warnings, one of which must be given; none for models that must pass in silence.
         refused: the beginning of the message with which the audit must refuse the model; empty if it must not.
+        attacks: with which it is audited, where those for logits in L2 cannot be run.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Planted:
     violated: bool | None = None
     warnings: tuple[str, ...] = ()
     refused: str = ""
+    attacks: tuple[Attack, ...] = ()
 
     @property
     def expected(self) -> str:
@@ -92,7 +95,7 @@ def tight_network(images: ImageSet, *, samples: int = 16, seed: int = 0) -> Soun
         (4, True)
     """
     few = images.subset(torch.arange(min(FITTED, len(images))))
-    pixels, labels = few.images // 2 + 64, few.labels.unique(return_inverse=True)[1]
+    pixels, labels = few.pixels() // 2 + 64, few.labels.unique(return_inverse=True)[1]
     classes = int(labels.max()) + 1
     inputs = pixels.double().flatten(1) / 255
     size = inputs.shape[1]

@@ -74,6 +74,28 @@ def share_refuted(rows: Sequence[SampleRow], inflation: float) -> float | None:
     return _share_below(inflations, inflation) if inflations else None
 
 
+def share_refuted_at_one_more(rows: Sequence[SampleRow], grid: int) -> float | None:
+    """Share of the attacked certificates that would have been refuted, had every radius been one step larger.
+
+    Args:
+        rows: all rows; those that were not attacked and those of radius 0 are left out.
+        grid: radii are whole multiples of 1 / grid.
+
+    Returns:
+        The share, or None if no certificate was attacked.
+
+    Example:
+        >>> rows = [SampleRow(n, 3, 3, 4.0, distance=4.0 + n, attacked=True) for n in (1, 2)]
+        >>> share_refuted_at_one_more(rows, 1)
+        0.5
+    """
+    attacked = [row for row in rows if row.attacked and row.radius > 0]
+    if not attacked:
+        return None
+    found = sum(row.distance is not None and row.distance <= row.radius + 1 / grid for row in attacked)
+    return found / len(attacked)
+
+
 def ratios(rows: Sequence[SampleRow]) -> tuple[float, ...]:
     """Distance over radius of every attacked row that has both."""
     return tuple(row.ratio for row in rows if row.attacked and row.ratio is not None)

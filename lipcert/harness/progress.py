@@ -10,6 +10,7 @@ from typing import Self
 from tqdm import tqdm
 
 from lipcert.harness.result import SampleRow
+from lipcert.logs import is_quiet
 
 UNKNOWN_COST = 100  # images that an attack is taken to push forward for a sample if it cannot tell
 
@@ -46,7 +47,7 @@ class Progress:
             unit="s" if self._timed else "pass",
             unit_scale=not self._timed,
             bar_format="{desc}: {percentage:3.0f}% |{bar:20}| {elapsed}, {remaining} left{postfix}",
-            disable=None if shown else True,
+            disable=None if shown and not is_quiet() else True,
             leave=False,
         )
 

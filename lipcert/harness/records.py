@@ -84,6 +84,15 @@ class ChunkRecord:
 def record_of(document: Mapping[str, Any], examples: Examples) -> ChunkRecord:
     """Return the record that :meth:`ChunkRecord.document` was made of.
 
+    Args:
+        document: its JSON values.
+        examples: its examples.
+
+    Raises:
+        ValueError: values that no record has.
+        KeyError: one is missing.
+        TypeError: something else than a list where there is to be one.
+
     Example:
         >>> import numpy as np
         >>> nothing = np.zeros((0, 1, 2, 2), dtype=np.float32)
@@ -93,7 +102,7 @@ def record_of(document: Mapping[str, Any], examples: Examples) -> ChunkRecord:
         >>> again.document() == record.document(), again.distances
         (True, (inf, 0.1))
     """
-    return ChunkRecord(
+    record = ChunkRecord(
         round=document["round"],
         chunk=document["chunk"],
         attack=document["attack"],
@@ -108,4 +117,24 @@ def record_of(document: Mapping[str, Any], examples: Examples) -> ChunkRecord:
         forward_passes=document["forward_passes"],
         backward_passes=document["backward_passes"],
         elapsed=document["elapsed"],
+    )
+    if not _is_plausible(record):
+        raise ValueError("expected the values of a record, got others")
+    return record
+
+
+def _is_plausible(record: ChunkRecord) -> bool:
+    size = len(record.samples)
+    counts = (record.round, record.chunk, record.forward_passes, record.backward_passes)
+    return (
+        all(len(each) == size for each in (record.winners, record.distances, record.classes, record.violated))
+        and len(record.kept) == len(record.examples)
+        and all(type(count) is int and count >= 0 for count in (*counts, *record.samples, *record.classes))
+        and all(type(number) is int and 0 <= number < size for number in record.kept)
+        and all(
+            type(each) in (int, float) and each >= 0 for each in (*record.distances, record.seconds, record.elapsed)
+        )
+        and all(type(violated) is bool for violated in record.violated)
+        and all(winner is None or isinstance(winner, str) for winner in record.winners)
+        and isinstance(record.attack, str)
     )

@@ -1,6 +1,7 @@
 """What an audit measured: plain records, no computation beyond counting.
 
-The harness fills them, the report renders them. Distances and radii are L2, in [0,1] pixel units.
+The harness fills them, the report renders them. Distances and radii are in the norm of the certificates, in [0,1] pixel
+units; of certificates against patches they are sides of squares, in pixels.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ class SampleRow:
         label: true class.
         prediction: class given by the deployed network.
         radius: certified radius, 0 where nothing is certified.
-        distance: L2 distance of the best verified adversarial example, rounded up; None if no attack was run on this
+        distance: distance of the best verified adversarial example, rounded up; None if no attack was run on this
             sample or none succeeded.
         attack: name of the attack that found it, with the component in brackets if it is made of several.
         attacked: whether any attack was run on this sample.
-        violated: whether a verified adversarial example lies strictly inside the certified radius.
+        violated: whether a verified adversarial example lies strictly inside the certified radius, or, where radii are
+            on a grid, at it.
         adversarial_prediction: class that the deployed network gives to the best adversarial example.
     """
 
@@ -49,7 +51,7 @@ class SampleRow:
 
     @property
     def ratio(self) -> float | None:
-        """Distance over radius: at least 1 where the certificate stands; None without a distance or a radius."""
+        """Distance over radius: where the certificate stands at least 1, on a grid more; None without one of both."""
         return self.distance / self.radius if self.distance is not None and self.radius > 0 else None
 
 
@@ -100,7 +102,10 @@ class GalleryItem:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """Everything that an audit measured, in the order in which the report tells it."""
+    """Everything that an audit measured, in the order in which the report tells it.
+
+    Radii that are on a grid (see :class:`lipcert.certificates.Certificate`) are withstood themselves.
+    """
 
     created: str
     command: str
@@ -123,6 +128,7 @@ class AuditResult:
     attacks: tuple[AttackRow, ...]
     gallery: tuple[GalleryItem, ...]
     warnings: tuple[str, ...]
+    grid: int | None = None
 
     @property
     def violations(self) -> tuple[SampleRow, ...]:

@@ -151,7 +151,8 @@ class Rounds:
         ledger, device = self.ledger, self.team.device
         where = torch.tensor(samples)
         certificate = ledger.certificate
-        radius = certificate.radius[where].to(device) if certificate.norm == "l2" else None
+        told = certificate.norm == "l2" or certificate.grid is not None
+        radius = certificate.radius[where].to(device) if told else None
 
         def on_forward(images: int) -> None:
             self.clock.check()

@@ -17,22 +17,30 @@ Which = Literal["all", "certified", "missed"]
 WHICH: tuple[Which, ...] = get_args(Which)
 
 
-def first_correct_of_each_class(labels: Tensor, prediction: Tensor) -> Tensor:
+def first_correct_of_each_class(labels: Tensor, prediction: Tensor, radius: Tensor | None = None) -> Tensor:
     """Return the position of the first correctly classified sample of every class that has one, by class.
 
     Args:
         labels: ``(N,)`` int64 true classes.
         prediction: ``(N,)`` int64 predicted classes.
+        radius: ``(N,)`` certified radii: where a class has one above 0, its first sample that has.
 
     Returns:
         int64 positions, at most one a class.
 
     Example:
-        >>> first_correct_of_each_class(torch.tensor([1, 0, 0, 2]), torch.tensor([1, 1, 0, 0])).tolist()
+        >>> labels, prediction = torch.tensor([1, 0, 0, 0, 2]), torch.tensor([1, 1, 0, 0, 0])
+        >>> first_correct_of_each_class(labels, prediction).tolist()
         [2, 0]
+        >>> first_correct_of_each_class(labels, prediction, torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0])).tolist()
+        [3, 0]
     """
     right = labels == prediction
-    found = [(right & (labels == label)).nonzero().flatten()[:1] for label in labels.unique(sorted=True)]
+    found = []
+    for label in labels.unique(sorted=True):
+        places = (right & (labels == label)).nonzero().flatten()
+        certified = places if radius is None else places[radius[places] > 0]
+        found.append((certified if len(certified) else places)[:1])
     return torch.cat(found)
 
 

@@ -14,6 +14,7 @@ from lipcert.data import FashionMNISTMini, ImageSet
 from lipcert.errors import InputError
 from lipcert.harness.audit import run_audit
 from lipcert.harness.planted import Certifier, Planted, own_images, planted_models, tight_network
+from lipcert.harness.planted_votes import planted_votes
 from lipcert.harness.result import AuditResult
 from lipcert.harness.trust import TITLES
 
@@ -49,13 +50,15 @@ def self_test(
 
     Inflated certificates are planted in a MaxMin network that is made from the images and whose certificates are tight,
     so that only a weak audit can miss them: see :func:`tight_network`. What spoils a forward pass is planted in the
-    network itself.
+    network itself. False certificates of votes are planted in votes that are made by hand, see
+    :mod:`lipcert.harness.planted_votes`, and attacked as those are.
 
     Args:
         network: plain network in eval mode; by default the MaxMin network.
         images: the images to use; by default the embedded ones.
         certifier: gives the network's certificates.
-        attacks: with which; by default only the one that every budget begins with: what it catches, all of them do.
+        attacks: with which, but for votes; by default only the one that every budget begins with: what it catches, all
+            of them do.
         audit: what is tested.
         progress: called with the name of each model before it is audited.
 
@@ -78,9 +81,9 @@ def self_test(
     tight = tight_network(images)
     host = None if network is None else own_images(network, images)
     verdicts = []
-    for planted in planted_models(tight, host, certifier=certifier):
+    for planted in (*planted_models(tight, host, certifier=certifier), *planted_votes()):
         progress(planted.name)
-        verdicts.append(_verdict(planted, audit, attacks or ATTACKS))
+        verdicts.append(_verdict(planted, audit, planted.attacks or attacks or ATTACKS))
     return tuple(verdicts)
 
 

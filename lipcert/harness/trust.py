@@ -69,6 +69,7 @@ def trust_checks(
     labels: Tensor,
     *,
     lipschitz_upper_bound: float = math.inf,
+    has_slope: bool = True,
 ) -> tuple[str, ...]:
     """Return what speaks against trusting attacks on a network, and against its claimed constant.
 
@@ -82,6 +83,7 @@ def trust_checks(
             attacked, by a few cheap attacks.
         labels: ``(N,)`` int64, the classes that attacks are to leave: the network's own predictions.
         lipschitz_upper_bound: the L2 constant that certificates claim; infinite if they claim none.
+        has_slope: whether the outputs are logits with a slope, which is then looked at and followed.
 
     Returns:
         One sentence or two a defect.
@@ -103,7 +105,7 @@ def trust_checks(
         return (in_training,)
     with torch.random.fork_rng(devices=[]):
         _check(network, inputs, labels)
-        said = [not_finite(network, inputs)]
+        said = [not_finite(network, inputs) if has_slope else None]  # votes are counts, and may be of some images only
         few = _spread(finite_logits(network, inputs), SAMPLES)
         if len(few):
             inputs, labels = inputs[few], labels[few]
@@ -111,9 +113,9 @@ def trust_checks(
             said += [unsteady] if unsteady else [dynamic(network, inputs), flat_detector(network, inputs)]
             if isinstance(network, DetectedNetwork):  # what has logits, a slope and a constant is the classifier
                 network = network.classifier
-            if not unsteady:
+            if not unsteady and has_slope:
                 said += _checks_of_a_function(network, inputs, lipschitz_upper_bound)
-            if not unsteady and said[0] is None:
+            if not unsteady and has_slope and said[0] is None:
                 said += _checks_under_attack(network, inputs, labels)
     return tuple(warning for warning in said if warning is not None)
 

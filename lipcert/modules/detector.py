@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import CatMetric, Metric
 from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lipcert.attacks import Attack, Norm
 from lipcert.data import ImageSet
@@ -135,7 +136,8 @@ class DetectorClassifier(Classifier):
 
     def on_train_epoch_end(self) -> None:
         """Refuse to go on where there was only one class to learn, and log the training metrics."""
-        if not int(self.found):
+        found = gather_all_tensors(self.found) if self.trainer.world_size > 1 else [self.found]
+        if not any(map(int, found)):
             names = ", ".join(attack.name for attack in self.attacks)
             raise InputError(f"expected adversarial samples to learn from, got none in an epoch of {names}: one class")
         self.found.zero_()

@@ -21,6 +21,7 @@ from lipcert.certificates import (
 from lipcert.certificates.ablations import Size
 from lipcert.certificates.early import affected_sets, decide
 from lipcert.errors import InputError
+from lipcert.networks.crops import CropNetwork, crop_view_logits, cut
 from lipcert.networks.token_views import TokenPlan, plan_tokens, retained_tokens, token_view_logits
 from lipcert.networks.vit import VisionTransformer
 
@@ -53,7 +54,8 @@ class SmoothedNetwork(nn.Module):
 
     **Views in batches.** Views of many images are passed together, with bounded memory. A
     :class:`~lipcert.networks.VisionTransformer` is given the tokens that a view retains and no others, and embeds those
-    wholly inside of several views once for all of them.
+    wholly inside of several views once for all of them. A :class:`~lipcert.networks.CropNetwork` is given the retained
+    window and its place, and no encoding.
 
     **Votes are functions of their view.** In another batch the logits of a view are rounded otherwise, and a
     certificate must not hang on that. A view whose two largest logits, or whose probability and the threshold, are
@@ -133,6 +135,10 @@ class SmoothedNetwork(nn.Module):
         views = torch.arange(len(self._masks(inputs)), device=inputs.device)
         return self._votes(inputs, views)
 
+    def count_views(self, inputs: Tensor) -> int:
+        """Return V, how many views of such images ``(N, C, H, W)`` vote."""
+        return len(self._masks(inputs))
+
     def view_logits(self, inputs: Tensor) -> Tensor:
         """Return the logits of all views, ``(N, V, K)``; gradients flow through them to the inputs."""
         views = torch.arange(len(self._masks(inputs)), device=inputs.device)
@@ -148,6 +154,9 @@ class SmoothedNetwork(nn.Module):
         Returns:
             ``(N, K)``.
         """
+        if isinstance(self.network, CropNetwork):
+            windows = self._windows(inputs)[views]
+            return self.network(cut(inputs, windows[:, None]).squeeze(1), windows[:, :2])  # type: ignore[no-any-return]
         masks = self._masks(inputs)[views]
         shown = encoded_views(inputs, masks[:, None], encoding=self.encoding, null=self.null).squeeze(1)
         if isinstance(self.network, VisionTransformer):
@@ -193,24 +202,15 @@ class SmoothedNetwork(nn.Module):
 
     def _votes(self, inputs: Tensor, views: Tensor) -> Tensor:
         """Return the votes of some views ``(S,)`` of all images."""
-        self._check_precision(inputs)
+        check_precision(self.network, inputs)
         images_at_once = max(1, self._at_once(inputs) // (len(views) * self.num_classes))
         return torch.cat([self._vote(part, views) for part in inputs.split(images_at_once)])
 
     def _vote(self, inputs: Tensor, views: Tensor) -> Tensor:
         logits = self._logits(inputs, views)
-        for image, view in self._close(logits).nonzero().tolist():
+        for image, view in close_calls(logits, self.threshold).nonzero().tolist():
             logits[image, view] = self._logits(inputs[image : image + 1], views[view : view + 1])[0, 0]
         return hard_votes(logits) if self.threshold is None else threshold_votes(logits, self.threshold)
-
-    def _close(self, logits: Tensor) -> Tensor:
-        """Return which views ``(N, V)`` might vote otherwise if they were rounded otherwise."""
-        if self.threshold is None:
-            first, second = logits.topk(2).values.unbind(-1)
-            distance = first - second
-        else:
-            distance = (logits.softmax(-1) - self.threshold).abs().amin(-1)
-        return distance <= CLOSE * logits.abs().amax(-1)
 
     def _logits(self, inputs: Tensor, views: Tensor) -> Tensor:
         """Return the logits of some views ``(S,)`` of all images, ``(N, S, K)``."""
@@ -224,6 +224,9 @@ class SmoothedNetwork(nn.Module):
                 null=self.null,
                 elements_at_once=self._at_once(inputs),
             )
+        elif isinstance(self.network, CropNetwork):
+            windows, at_once = self._windows(inputs)[views], self._at_once(inputs)
+            logits = crop_view_logits(self.network, inputs, windows, elements_at_once=at_once)
         else:
             logits = self._dense_logits(inputs, masks[views])
         if logits.shape[-1] != self.num_classes:
@@ -256,6 +259,14 @@ class SmoothedNetwork(nn.Module):
         masks: Tensor = self._cache[key]
         return masks
 
+    def _windows(self, inputs: Tensor) -> Tensor:
+        """Return the windows of the views of such images, ``(V, 4)``."""
+        key = ("windows", *inputs.shape[2:], inputs.device)
+        if key not in self._cache:
+            self._cache[key] = self.ablation.windows(*inputs.shape[2:]).to(inputs.device)
+        windows: Tensor = self._cache[key]
+        return windows
+
     def _plan(self, masks: Tensor, views: Tensor) -> TokenPlan:
         assert isinstance(self.network, VisionTransformer)
         if len(views) == 1:
@@ -265,12 +276,6 @@ class SmoothedNetwork(nn.Module):
             self._cache[key] = plan_tokens(masks[views], self.network.patch_size)
         plan: TokenPlan = self._cache[key]
         return plan
-
-    def _check_precision(self, inputs: Tensor) -> None:
-        types = {inputs.dtype, *(parameter.dtype for parameter in self.network.parameters())}
-        if torch.is_autocast_enabled(inputs.device.type) or not types <= {torch.float32, torch.float64}:
-            named = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
-            raise InputError(f"expected votes in float32 or float64, without autocast, got {named}")
 
     def get_extra_state(self) -> Tensor:
         """Return what the weights are for: the kind of views, as text in bytes."""
@@ -284,11 +289,34 @@ class SmoothedNetwork(nn.Module):
 
     def _views(self) -> str:
         null = "" if self.encoding == "doubled" else f" on {self.null:g}"
-        return f"views of {type(self.ablation).__name__} {_shown(self.ablation.size)}, {self.encoding}{null}"
+        shown = "cropped" if isinstance(self.network, CropNetwork) else f"{self.encoding}{null}"
+        return f"views of {type(self.ablation).__name__} {_shown(self.ablation.size)}, {shown}"
 
     def extra_repr(self) -> str:
         """Return the settings."""
         return f"{self.ablation!r}, encoding={self.encoding!r}, threshold={self.threshold}"
+
+
+def close_calls(logits: Tensor, threshold: float | None = None) -> Tensor:
+    """Return which views ``(N, V)`` might vote otherwise if their logits ``(N, V, K)`` were rounded otherwise."""
+    if threshold is None:
+        first, second = logits.topk(2).values.unbind(-1)
+        distance = first - second
+    else:
+        distance = (logits.softmax(-1) - threshold).abs().amin(-1)
+    return distance <= CLOSE * logits.abs().amax(-1)
+
+
+def check_precision(network: nn.Module, inputs: Tensor) -> None:
+    """Refuse votes in a precision whose rounding could carry a view to another class.
+
+    Raises:
+        InputError: half precision, of inputs or weights, or autocast.
+    """
+    types = {inputs.dtype, *(parameter.dtype for parameter in network.parameters())}
+    if torch.is_autocast_enabled(inputs.device.type) or not types <= {torch.float32, torch.float64}:
+        named = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
+        raise InputError(f"expected votes in float32 or float64, without autocast, got {named}")
 
 
 def _shown(size: Size) -> str:

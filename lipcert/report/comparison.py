@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lipcert.harness.foreign import NO_RULE
-from lipcert.report.display import norm_name
+from lipcert.report.display import measured_in, norm_name
 from lipcert.report.figures_compare import Curve, overlay_figure
 from lipcert.report.templates import rendered
 
@@ -77,7 +77,7 @@ def render_comparison(audits: Sequence[Audit]) -> str:
     norms = sorted({norm_name(audit.document["certificates"]["norm"]) for audit in audits})
     context = {
         "audits": audits,
-        "norm": " or ".join(norms),
+        "measured_in": " or ".join(sorted({measured_in(audit.document["certificates"]["norm"]) for audit in audits})),
         "warnings": comparability(audits),
         "quality": _quality(audits),
         "certified": _certified(audits),

@@ -9,17 +9,31 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 MISSING = "\N{EM DASH}"
 DIGITS = 3
 
-_NORMS = {"l1": "L1", "l2": "L2", "linf": "L\N{INFINITY}"}
+_NORMS = {"l1": "L1", "l2": "L2", "linf": "L\N{INFINITY}", "patch": "patch side in pixels"}
 
 
 def norm_name(norm: str) -> str:
-    """A norm as it is written in text.
+    """A norm as it is written in text, and what is no norm with its unit.
 
     Example:
         >>> norm_name("l2"), norm_name("linf"), norm_name("patch")
-        ('L2', 'L∞', 'patch')
+        ('L2', 'L∞', 'patch side in pixels')
     """
     return _NORMS.get(norm, norm)
+
+
+def measured_in(norm: str) -> str:
+    """What radii and distances are, with their unit, as the rest of a sentence.
+
+    Example:
+        >>> measured_in("l1")
+        'L1, in units of the input as handed in, with pixels in [0, 1]'
+        >>> measured_in("patch")
+        'sides of square patches, in pixels'
+    """
+    if norm == "patch":
+        return "sides of square patches, in pixels"
+    return f"{norm_name(norm)}, in units of the input as handed in, with pixels in [0, 1]"
 
 
 def rounded_down(value: float | None, digits: int = DIGITS) -> str:

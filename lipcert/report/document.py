@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from lipcert.harness.power import INFLATIONS, median_ratio, power, share_refuted, smallest_ratio
+from lipcert.harness.power import (
+    INFLATIONS,
+    median_ratio,
+    power,
+    share_refuted,
+    share_refuted_at_one_more,
+    smallest_ratio,
+)
 from lipcert.harness.result import AttackRow, AuditResult, SampleRow
 from lipcert.report import measures
 from lipcert.report.classes import ClassRow, class_rows
@@ -116,6 +123,7 @@ def _certificates(result: AuditResult) -> dict[str, Any]:
         "norm": result.norm,
         "rule": result.rule,
         "arithmetic": result.arithmetic,
+        "grid": result.grid,
         "average_certified_radius": _finite(measures.average_certified_radius(result.rows)),
         "certified_accuracy": {
             number_key(epsilon): measures.certified_accuracy(result.rows, epsilon) for epsilon in result.epsilons
@@ -163,10 +171,13 @@ def _power(result: AuditResult) -> dict[str, Any]:
     found = power(result.rows)
     return {
         "certificates": found.certificates if found else 0,
-        "strength": strength(result.rows),
+        "strength": strength(result.rows, one_more=measures.steps_of(result)),
         "smallest_refuted_inflation": _finite(smallest_ratio(result.rows)),
         "median_refuted_inflation": _finite(found.median if found else None),
         "share_refuted": {number_key(inflation): share_refuted(result.rows, inflation) for inflation in INFLATIONS},
+        "share_refuted_at_one_more": None
+        if result.grid is None
+        else share_refuted_at_one_more(result.rows, result.grid),
         "curve": {"inflation": list(FACTORS), "refuted": refuted_curve(result.rows) if found else None},
     }
 

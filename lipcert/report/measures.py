@@ -1,6 +1,7 @@
 """The numbers of a report: pure functions of the rows that an audit kept.
 
-All shares are between 0 and 1; all radii and distances are in the audit's norm, in [0,1] pixel units.
+All shares are between 0 and 1; all radii and distances are in the audit's norm, in [0,1] pixel units, or sides of
+patches in pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lipcert.harness.result import SampleRow
+from lipcert.harness.result import AuditResult, SampleRow
+
+
+def steps_of(result: AuditResult) -> int | None:
+    """The steps in a unit where tightness is told by steps: sides of patches are small whole numbers of pixels."""
+    return result.grid if result.norm == "patch" else None
 
 
 def attacked_rows(rows: Sequence[SampleRow]) -> tuple[SampleRow, ...]:

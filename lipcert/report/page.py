@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 
 from lipcert.harness.foreign import NO_RULE
-from lipcert.harness.power import INFLATIONS, median_ratio, power, ratios, share_refuted, smallest_ratio
+from lipcert.harness.power import (
+    INFLATIONS,
+    median_ratio,
+    power,
+    ratios,
+    share_refuted,
+    share_refuted_at_one_more,
+    smallest_ratio,
+)
 from lipcert.harness.result import AuditResult, SampleRow
 from lipcert.report import cloud, figures, figures_classes, figures_ratios, gallery, measures
 from lipcert.report.classes import ClassRow, class_rows, most_fragile
-from lipcert.report.display import norm_name, rounded_down, rounded_up
+from lipcert.report.display import measured_in, norm_name, rounded_down, rounded_up
 from lipcert.report.document import all_warnings
-from lipcert.report.strength import RULES, STRONG, strength, strength_reason
+from lipcert.report.strength import RULES, RULES_BY_STEPS, STRONG, strength, strength_reason
 from lipcert.report.templates import rendered
 
 MAX_TABLE_ROWS = 20
@@ -72,6 +80,10 @@ def _subject(result: AuditResult) -> dict[str, Any]:
         "tone": tone,
         "title": result.verdict.upper() if certified else "Not certified",
         "norm": norm_name(result.norm),
+        "measured_in": measured_in(result.norm),
+        "votes": result.grid is not None,
+        "patches": result.norm == "patch",
+        "refuted_ratio": "1 or below" if result.grid is not None else "below 1",
         "warnings": all_warnings(result),
         "refuted": frozenset(row.index for row in result.violations),
         "violations": _tightest(result.violations, certified=True)[:MAX_TABLE_ROWS],
@@ -100,7 +112,9 @@ def _rows(result: AuditResult) -> dict[str, Any]:
 
 def _ratios(result: AuditResult) -> dict[str, Any]:
     rows = result.rows
-    found, grade, shown = power(rows), strength(rows), np.array(ratios(rows))
+    one_more = measures.steps_of(result)
+    found, grade, shown = power(rows), strength(rows, one_more=one_more), np.array(ratios(rows))
+    rules = RULES if one_more is None else RULES_BY_STEPS
     last = figures_ratios.last_drawn(shown) if shown.size else math.inf
     return {
         "smallest_ratio": smallest_ratio(rows),
@@ -113,8 +127,9 @@ def _ratios(result: AuditResult) -> dict[str, Any]:
         "tightness_figure": figures_ratios.tightness_figure(rows) if shown.size else None,
         "power": found,
         "strength": grade,
-        "strength_reason": strength_reason(rows) if found else None,
-        "strength_rule": RULES[grade] if grade else None,
+        "strength_reason": strength_reason(rows, one_more=one_more) if found else None,
+        "strength_rule": rules[grade] if grade else None,
+        "refuted_at_one_more": None if one_more is None else share_refuted_at_one_more(rows, one_more),
         "refuted_at_strong": share_refuted(rows, STRONG),
         "power_figure": figures_ratios.power_figure(rows) if found else None,
         "inflations": [InflationRow(factor, share_refuted(rows, factor)) for factor in INFLATIONS],
@@ -149,7 +164,7 @@ def _contents(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("violations", "Refuted certificates", context["failed"]),
         ("warnings", "Warnings", context["warnings"]),
         ("proof", "Claim and assumptions" if context["failed"] else "What was proved", context["certified"]),
-        ("layers", "Proof by layer", context["certified"]),
+        ("layers", "Proof by layer", context["certified"] and not context["votes"]),
         ("accuracy", "Accuracy", anything),
         ("distance", "Certificate against attack" if context["certified"] else "Distances", context["attacked"]),
         ("power", "Strength of the audit", context["power"]),

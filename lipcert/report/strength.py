@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from lipcert.harness.power import share_refuted
+from lipcert.harness.power import share_refuted, share_refuted_at_one_more
 from lipcert.harness.result import SampleRow
 from lipcert.report.display import percent_down
 
@@ -15,14 +15,16 @@ WEAK = 1.3
 Strength = Literal["strong", "moderate", "weak"]
 
 
-def strength(rows: Sequence[SampleRow]) -> Strength | None:
+def strength(rows: Sequence[SampleRow], *, one_more: int | None = None) -> Strength | None:
     """Grade the attacks by the inflation of the radii that they would have noticed.
 
     ``"weak"``: radii 1.3 times as large would have passed unnoticed. ``"strong"``: at 1.5 times their radius at least
-    half of the attacked certificates would have been refuted. ``"moderate"``: anything between.
+    half of the attacked certificates would have been refuted. ``"moderate"``: anything between. Where radii are small
+    whole numbers, as the sides of patches are, one step more takes the place of either factor.
 
     Args:
         rows: all rows; those that were not attacked and those of radius 0 are left out.
+        one_more: where steps are counted, their number in a unit; None: factors are.
 
     Returns:
         The grade, or None if no certificate was attacked.
@@ -32,7 +34,7 @@ def strength(rows: Sequence[SampleRow]) -> Strength | None:
         >>> strength(rows[:1]), strength(rows), strength(rows[1:]), strength([])
         ('strong', 'moderate', 'weak', None)
     """
-    noticed, refuted = share_refuted(rows, WEAK), share_refuted(rows, STRONG)
+    noticed, refuted = _noticed(rows, WEAK, one_more), _noticed(rows, STRONG, one_more)
     if noticed is None or refuted is None:
         return None
     if noticed == 0:
@@ -40,13 +42,20 @@ def strength(rows: Sequence[SampleRow]) -> Strength | None:
     return "strong" if refuted >= 0.5 else "moderate"
 
 
-def strength_reason(rows: Sequence[SampleRow]) -> str:
+def _noticed(rows: Sequence[SampleRow], inflation: float, one_more: int | None) -> float | None:
+    return share_refuted(rows, inflation) if one_more is None else share_refuted_at_one_more(rows, one_more)
+
+
+def strength_reason(rows: Sequence[SampleRow], *, one_more: int | None = None) -> str:
     r"""Say in a sentence what the grade rests on; at least one certificate was attacked.
 
     Example:
         >>> strength_reason([SampleRow(0, 3, 3, 0.5, distance=0.6, attacked=True)])
         'Had all radii been 1.5 times as large, 100\xa0% of the attacked certificates would have been refuted.'
     """
+    if one_more is not None:
+        share = percent_down(share_refuted_at_one_more(rows, one_more))
+        return f"Had every side been one pixel larger, {share} of the attacked certificates would have been refuted."
     if strength(rows) == "weak":
         return f"Radii {WEAK:g} times as large would have passed unnoticed."
     share = percent_down(share_refuted(rows, STRONG))
@@ -61,3 +70,10 @@ RULES: Mapping[Strength, str] = {
     "weak": f"not one certificate is refuted at {WEAK:g} times its radius, so an error of that size would have passed.",
 }
 """What each grade means."""
+
+RULES_BY_STEPS: Mapping[Strength, str] = {
+    "strong": "with one pixel more at least half of the certificates are refuted.",
+    "moderate": "with one pixel more some certificates are refuted, less than half.",
+    "weak": "with one pixel more not one certificate is refuted, so an error of that size would have passed.",
+}
+"""The same where sides of patches are attacked."""

@@ -199,7 +199,7 @@ SPOILED = {
         ("a folder", "found none at"),
         ("text", "a.pt"),
         ("empty file", "expected weights in"),
-        ("cut", "expected weights in"),
+        ("cut", "expected a whole archive at"),
         ("list", "got list"),
         ("nothing", "got an empty one"),
         ("numbers", "something else in epoch, best"),

@@ -10,12 +10,12 @@ from lightning import Trainer
 from torch import nn
 
 from lipcert import load_run
-from lipcert.certificates import ColumnAblation, certify_patch, predict_votes, vote_counts
+from lipcert.certificates import ColumnAblation, certify_patch, l1_certificate, predict_votes, vote_counts
 from lipcert.data import FashionMNISTMini
 from lipcert.deployment import export, save_network
 from lipcert.errors import InputError
 from lipcert.modules import DerandomizedSmoothing
-from lipcert.networks import SmoothedNetwork, cnn
+from lipcert.networks import SmoothedNetwork, SplittingNetwork, cnn
 from lipcert.train import main
 from lipcert.training import quiet_lightning
 
@@ -29,9 +29,10 @@ SMALL = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=4",
     "--trainer.enable_progress_bar=false",
-    f"{BASE}.init_args.stages=[[4,0]]",
-    f"{BASE}.init_args.widths=[]",
+    f"{BASE}.init_args.stages=[[4,2]]",
+    f"{BASE}.init_args.width=8",
 ]
+WHOLE = {"input_shape": [2, 28, 28], "stages": [[4, 0]], "widths": [], "batch_norm": True}
 
 
 class Recording(nn.Module):
@@ -108,9 +109,9 @@ def test_the_run_directory_holds_the_vote_and_its_figures(tmp_path):
 
 
 def test_training_starts_from_a_network_of_whole_images_or_of_the_same_views_and_of_no_others(tmp_path, capsys):
-    arguments = {"input_shape": [2, 28, 28], "stages": [[4, 0]], "widths": [], "batch_norm": True}
-    save_network(export(cnn(**arguments)), tmp_path / "whole.safetensors", cnn, **arguments)
-    start = ["--config", str(CONFIG), f"--output={tmp_path}", *SMALL]
+    save_network(export(cnn(**WHOLE)), tmp_path / "whole.safetensors", cnn, **WHOLE)
+    base = json.dumps({"class_path": "lipcert.networks.cnn", "init_args": WHOLE})
+    start = ["--config", str(CONFIG), f"--output={tmp_path}", *SMALL[:-2], f"{BASE}={base}"]
     assert main([*start, f"--weights={tmp_path / 'whole.safetensors'}", "--name=views"]) == 0
     assert main([*start, f"--weights={tmp_path / 'views'}"]) == 0
     size = "--model.init_args.network.init_args.ablation.init_args.size=3"
@@ -121,6 +122,33 @@ def test_training_starts_from_a_network_of_whole_images_or_of_the_same_views_and
     )
 
 
+def test_splitting_noise_is_trained_on_views_of_its_own_and_measured_in_l1():
+    torch.manual_seed(0)
+    base = Recording()
+    module = DerandomizedSmoothing(SplittingNetwork(base, 40), radius=2 / 255)
+    trainer = fitted(module)
+    first = base.seen[0]
+    images, _ = next(iter(trainer.train_dataloader))
+    assert first.shape == images.shape
+    assert len({tuple((image * 1020).round().flatten().tolist()) for image in first}) == 50
+    deployed, held_out = export(module.network), trainer.datamodule.split("test")
+    figures = module.figures(deployed, held_out)
+    votes = deployed.votes(held_out.inputs())
+    certificate = l1_certificate(votes, deployed.noise, num_classes=10)
+    right = certificate.prediction == held_out.labels
+    assert figures["norm"] == "l1"
+    assert figures["views"] == 40
+    assert figures["clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-6)
+    mean = (certificate.radius * right).mean().item()
+    assert figures["average_certified_radius"] == pytest.approx(mean, abs=1e-6)
+    assert 0 < mean < 20 / 255
+    logged = trainer.callback_metrics["val/certified_accuracy"]
+    validation = trainer.datamodule.split("val")
+    certificate = deployed.certificate(validation.inputs())
+    stands = (certificate.prediction == validation.labels) & (certificate.radius >= 2 / 255)
+    assert logged.item() == pytest.approx(stands.double().mean().item(), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("network", "patch", "message"),
     [
@@ -128,7 +156,8 @@ def test_training_starts_from_a_network_of_whole_images_or_of_the_same_views_and
         (lambda: SmoothedNetwork(cnn((2, 28, 28)), ColumnAblation(29)), 5, "at most 28 columns"),
         (lambda: SmoothedNetwork(cnn((2, 28, 28)), ColumnAblation(4)), 29, "within images of 28 x 28"),
         (lambda: SmoothedNetwork(cnn((2, 28, 28)), ColumnAblation(4)), 0, "at least one pixel"),
-        (cnn, 5, "SmoothedNetwork"),
+        (lambda: SplittingNetwork(cnn((2, 28, 28)), 20), 5, "takes views as splitting noise makes them"),
+        (cnn, 5, "a SmoothedNetwork or a SplittingNetwork, got Sequential"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(network, patch, message):
