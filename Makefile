@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast lint format bench clean
+.PHONY: demo test test-fast lint format docs bench dist clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lipcert needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -35,6 +35,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: .venv/.docs ## the documentation as a site, in site/; refuses broken links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+.venv/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 bench: $(READY) ## lipcert beside what a user would pick instead: training, bounds, constraints, precision, attacks
 	$(BIN)/python benchmarks/training_loop.py
 	$(BIN)/python benchmarks/lipschitz_bound.py
@@ -45,5 +53,8 @@ bench: $(READY) ## lipcert beside what a user would pick instead: training, boun
 	$(BIN)/python benchmarks/autoattack.py --images 16 --rounds 2
 	$(BIN)/python benchmarks/patch_certificates.py
 
+dist: $(READY) ## the wheel under dist/, from which lipcert installs anywhere
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
+ZOO = ROOT / "lipcert" / "zoo"
 DATASETS = {
     "fashion_mnist": "Fashion-MNIST",
     "mnist": "MNIST",
@@ -138,6 +139,24 @@ def autoattack(record: dict[str, Any]) -> str:
         f"AutoAttack through lipcert leaves {same} standing as pyautoattack called directly, in {' and '.join(ratios)} "
         f"times its time ({record['images']} images, medians of {record['rounds']} rounds, {record['hardware']})."
     )
+
+
+def zoo(folder: Path = ZOO) -> str:
+    """The Markdown table of the networks that ship with the package, for a page of docs/, where their audits are."""
+    title = ["network", "clean", "certified accuracy at an L2 distance", "ACR", "audit", "distance / radius", "weights"]
+    rows = [title, ["---"] * len(title)]
+    for path in sorted(folder.glob("*/*/summary.json")):
+        summary, report = (json.loads((path.parent / name).read_text()) for name in ("summary.json", "report.json"))
+        shares = [f"{share:.3f} at {epsilon}" for epsilon, share in summary["certified_accuracy"].items()]
+        name = path.parent.relative_to(folder).as_posix()
+        row = [f"`{name}`", cell(summary["clean_accuracy"], None), ", ".join(shares)]
+        row.append(cell(summary["average_certified_radius"], None))
+        told = f"{report['attacked']['samples']:,} images attacked, {len(report['violations'])} certificates refuted"
+        row.append(f"[{told}](audits/{name.replace('/', '_')}.html)")
+        row.append(cell(report["tightness"]["median_ratio"], None))
+        row.append(f"{(path.parent / 'network.safetensors').stat().st_size / 1e6:.1f} MB")
+        rows.append(row)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def filled(readme: str) -> str:

@@ -2,7 +2,8 @@
 
 The names below are the library; they are imported when first used, so that ``import lipcert`` is quick. The rest is in
 ``lipcert.data``, ``lipcert.networks``, ``lipcert.layers``, ``lipcert.modules``, ``lipcert.metrics``,
-``lipcert.certificates``, ``lipcert.attacks``, ``lipcert.harness``, ``lipcert.report`` and ``lipcert.verification``.
+``lipcert.certificates``, ``lipcert.attacks``, ``lipcert.harness``, ``lipcert.report``, ``lipcert.verification`` and
+``lipcert.zoo``.
 """
 
 from importlib import import_module
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lipcert.report import write_report
     from lipcert.runs import Run, load_run
     from lipcert.verification import verify_report
+    from lipcert.zoo import load
 
 __all__ = [
     "AverageCertifiedRadius",
@@ -36,6 +38,7 @@ __all__ = [
     "export",
     "lipschitz_lower_bound",
     "lipschitz_upper_bound",
+    "load",
     "load_network",
     "load_run",
     "run_audit",
@@ -54,6 +57,7 @@ _HOMES = {
     "report": ("write_report",),
     "runs": ("Run", "load_run"),
     "verification": ("verify_report",),
+    "zoo": ("load",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

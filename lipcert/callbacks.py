@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
+from lipcert.logs import fields, logger_of
 
 _KEPT_ACCURACY = 0.8
 
@@ -154,6 +154,7 @@ class RunRecorder(ModelCheckpoint):
         self._epoch_seconds = 0.0
         if trainer.is_global_zero:
             write_atomically(self.metrics_file, rows_to_csv(self.rows).encode())
+            logger_of("train").debug("an epoch has ended", extra=fields(**row))
         super().on_train_epoch_end(trainer, pl_module)
         self._save_last(trainer)
 
@@ -163,7 +164,7 @@ class RunRecorder(ModelCheckpoint):
         if trainer.is_global_zero and self.monitor is not None:
             line = doubtful_choice(self.rows, self.monitor, largest=self.mode == "max")
             if line:
-                print(f"warning: {line}", file=sys.stderr)
+                logger_of("train").warning("warning: %s", line)
 
     def _save_last(self, trainer: Trainer) -> None:
         # Lightning's own save_last leaves out the epochs that are not the best.
@@ -181,9 +182,21 @@ class RunRecorder(ModelCheckpoint):
         return super().state_dict() | {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        super().load_state_dict(state_dict)
+        """Continue from a checkpoint, also where the run directory has been moved since."""
+        super().load_state_dict({**state_dict, **_moved(state_dict, Path(str(self.dirpath)))})
         self.rows = list(state_dict["rows"])
+
+
+def _moved(state: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """The paths in a ModelCheckpoint's state, which Lightning would forget, with all scores, if they were elsewhere."""
+
+    def here(path: str) -> str:
+        return str(directory / Path(path).name) if path else path
+
+    single = ("best_model_path", "last_model_path", "kth_best_model_path")
+    paths: dict[str, Any] = {name: here(state[name]) for name in single if name in state}
+    models = {here(path): score for path, score in state.get("best_k_models", {}).items()}
+    return {**paths, "best_k_models": models, "dirpath": str(directory)}
 
 
 def rows_to_csv(rows: list[dict[str, float]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lipcert.errors import InputError
+from lipcert.errors import InputError, interrupt
 
 SECONDS_TO_END = 20.0
 
@@ -50,6 +51,20 @@ class WholeBatchLoss(Callback):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+
+
+class EndsOnSigterm(Callback):
+    """Lets SIGTERM end a fit as Ctrl-C does; Lightning would wait for the end of a batch, and for all processes.
+
+    Rank zero is interrupted, and ends the others, which SIGTERM ends at once. Where SLURM is to start an unfinished
+    job again, the signal is Lightning's.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signal back; Lightning has its own handler by now, and puts back the old one at the end."""
+        requeued = getattr(trainer._accelerator_connector.cluster_environment, "auto_requeue", False)
+        if threading.current_thread() is threading.main_thread() and not requeued:
+            signal.signal(signal.SIGTERM, interrupt if trainer.is_global_zero else signal.SIG_DFL)
 
 
 def _gather_arguments(loss: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -161,6 +176,7 @@ def serving_rank_zero() -> Iterator[None]:
     What stops rank zero as well ends this process before it can say so too; otherwise it is this process's alone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     except Exception:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
-import yaml
 
 from lipcert.data import ImageData
 from lipcert.deployment import file_sha256, load_network
+from lipcert.documents import read_yaml
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
 
@@ -69,13 +69,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = RunPaths(directory).config
     if not path.is_file():
         raise InputError(f"expected a run directory with config.yaml, found none at {directory}")
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"expected YAML in {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"expected a mapping in {path}, got {type(config).__name__}")
-    return config
+    return read_yaml(path)
 
 
 def load_run(directory: str | Path) -> Run:

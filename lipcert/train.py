@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lipcert.errors import EXIT_UNUSABLE, InputError, one_line_errors
+from lipcert.logs import logs
 
 QUICKSTART = Path(__file__).with_name("quickstart.yaml")
 
@@ -22,6 +23,7 @@ Every value of a configuration can be set on the command line, for example:
   python -m lipcert.train --print_config > mine.yaml     # then edit it
   python -m lipcert.train --resume runs/quickstart --trainer.max_epochs 40
   python -m lipcert.train --config hardened.yaml --weights runs/plain   # a new run that starts from trained weights
+  python -m lipcert.train --quiet --log train.jsonl      # prints nothing but errors; what happens goes to a file
 """
 
 
@@ -34,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = shlex.join(["python", "-m", "lipcert.train", *arguments])
     with one_line_errors("lipcert train"):
-        resume, arguments = _split_resume(arguments)
+        resume, arguments = _split_option(arguments, "--resume", "a run directory")
+        log, arguments = _split_option(arguments, "--log", "a file")
+        quiet, arguments = "--quiet" in arguments, [each for each in arguments if each != "--quiet"]
         if resume is not None:
             from lipcert.runs import RunPaths, read_config
 
@@ -44,18 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = ["--config", str(QUICKSTART), *arguments]
         from lipcert.training import train
 
-        return train(arguments, resume=resume, command=command)
+        with logs(quiet=quiet, file=log):
+            return train(arguments, resume=resume, command=command)
     return EXIT_UNUSABLE
 
 
-def _split_resume(arguments: list[str]) -> tuple[Path | None, list[str]]:
+def _split_option(arguments: list[str], option: str, what: str) -> tuple[Path | None, list[str]]:
+    """Take out an option of the command itself, which is none of the run's configuration."""
     for position, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
-        if name == "--resume":
+        if name == option:
             rest = arguments[position + 1 :]
             if not value:
                 if not rest:
-                    raise InputError("expected --resume to be followed by a run directory")
+                    raise InputError(f"expected {option} to be followed by {what}")
                 value, rest = rest[0], rest[1:]
             return Path(value), arguments[:position] + rest
     return None, arguments

@@ -26,13 +26,23 @@ from lipcert.callbacks import EpochSeed, FiniteLoss, Progress, RunRecorder
 from lipcert.checkpoints import AtomicCheckpointIO, load_checkpoint
 from lipcert.data import ImageData
 from lipcert.deployment import check_export, export, load_network, save_network
-from lipcert.distributed import WholeBatchLoss, check_strategy, fit_on_devices, is_rank_zero, serving_rank_zero
+from lipcert.distributed import (
+    EndsOnSigterm,
+    WholeBatchLoss,
+    check_strategy,
+    fit_on_devices,
+    is_rank_zero,
+    serving_rank_zero,
+)
 from lipcert.errors import InputError
 from lipcert.files import write_atomically
+from lipcert.logs import fields, is_quiet, logger_of
 from lipcert.modules import Classifier
 from lipcert.runs import RunPaths, write_summary
 from lipcert.summary import measure_certificates
 from lipcert.weights import start_from
+
+LOG = logger_of("train")
 
 
 class TrainCLI(LightningCLI):
@@ -90,6 +100,8 @@ class TrainCLI(LightningCLI):
         """Make model, data and trainer; what a constructor refuses comes back as one line."""
         try:
             super().instantiate_classes()
+        except ModuleNotFoundError as error:  # a logger or a callback that works with another package
+            raise InputError(f"expected an installed package: {error}") from error
         except ValueError as error:
             if isinstance(error, InputError) or "Does not validate" not in str(error):
                 raise
@@ -121,13 +133,17 @@ class TrainCLI(LightningCLI):
         self.recorder = RunRecorder(directory.resolve(), monitor=self._monitor())
         given = config.get("callbacks") or []
         config["callbacks"] = [given] if isinstance(given, Callback) else list(given)
-        config["callbacks"] += self._callbacks(config["callbacks"], bar=config.get("enable_progress_bar") is not False)
+        config["callbacks"] += self._callbacks(
+            config["callbacks"], bar=config.get("enable_progress_bar") is not False and not is_quiet()
+        )
         config["logger"] = _loggers(config.get("logger"), directory)
         plugins = [*(config.get("plugins") or []), AtomicCheckpointIO()]
-        trainer = self._trainer(default_root_dir=directory, plugins=plugins)
+        bar = {"enable_progress_bar": False} if is_quiet() else {}
+        trainer = self._trainer(default_root_dir=directory, plugins=plugins, **bar)
         if trainer.is_global_zero:
             self.paths = RunPaths(directory)
             write_atomically(self.paths.config, self.parser.dump(self.config, skip_none=False).encode())
+            LOG.debug("the training begins", extra=fields(directory=str(directory), devices=trainer.world_size))
         return trainer
 
     def _trainer(self, **options: Any) -> Trainer:
@@ -165,7 +181,8 @@ class TrainCLI(LightningCLI):
 
     def _callbacks(self, given: list[Callback], *, bar: bool) -> list[Callback]:
         assert self.recorder is not None
-        callbacks: list[Callback] = [EpochSeed(self.seed), WholeBatchLoss(), FiniteLoss(), self.recorder]
+        callbacks: list[Callback] = [EpochSeed(self.seed), WholeBatchLoss(), FiniteLoss(), EndsOnSigterm()]
+        callbacks.append(self.recorder)
         if bar and not any(isinstance(callback, ProgressBar) for callback in given):
             callbacks.append(Progress())
         return callbacks
@@ -235,6 +252,7 @@ def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData, 
         "versions": versions(),
     }
     write_summary(paths.directory, summary)
+    LOG.debug("the training has ended", extra=fields(directory=str(paths.directory), **summary))
     _print_summary(paths, summary)
     if cli.trainer.interrupted:
         raise InputError(

@@ -25,9 +25,19 @@ MODULES = sorted(path.stem for path in HERE.glob("*.py"))
 CONFIGS = sorted(path.name for path in HERE.glob("*.yaml"))
 
 sys.path.insert(0, str(HERE))
-arena, assembly, contest, judging, lineup, scoreboard, trainings, verdicts = (
+arena, assembly, contest, judging, lineup, reading, scoreboard, trainings, verdicts = (
     importlib.import_module(name)
-    for name in ("arena", "assembly", "contest", "judging", "lineup", "scoreboard", "trainings", "verdicts")
+    for name in (
+        "arena",
+        "assembly",
+        "contest",
+        "judging",
+        "lineup",
+        "reading",
+        "scoreboard",
+        "trainings",
+        "verdicts",
+    )
 )
 arena_page = importlib.import_module("arena_page")
 sys.path.remove(str(HERE))
@@ -46,7 +56,7 @@ def test_the_examples_in_docstrings_run(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_can_be_read_and_its_classes_be_imported(name):
-    read = lineup.read_lineup(HERE / name)
+    read = reading.read_lineup(HERE / name)
     assembly.check_classes(read)
     assert read.shown
 
@@ -72,7 +82,7 @@ def content(**changes):
 def read(tmp_path, **changes):
     path = tmp_path / "arena.yaml"
     path.write_text(yaml.safe_dump(content(**changes), sort_keys=False))
-    return lineup.read_lineup(path)
+    return reading.read_lineup(path)
 
 
 def one(**entry):

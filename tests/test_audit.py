@@ -359,7 +359,7 @@ def test_help_is_complete_and_imports_nothing_heavy():
     ):
         assert option in done.stdout
     assert "python -m lipcert.audit runs/quickstart" in done.stdout
-    assert " ".join(done.stdout.split()).count("default: ") == 23
+    assert " ".join(done.stdout.split()).count("default: ") == 26
     assert "exit codes: 0" in done.stdout
 
 

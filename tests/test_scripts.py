@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
 from lipcert.errors import InputError
 from lipcert.train import main as train
@@ -92,6 +94,40 @@ def test_robust_accuracy_is_measured_and_kept(tmp_path):
     assert network["robust_accuracy"] <= network["clean_accuracy"]
     assert sum(network["winners"].values()) == round(60 * network["clean_accuracy"])
     assert record["attack_parameters"]["components"] == "apgd-ce"
+
+
+@pytest.mark.slow
+def test_a_detector_is_measured_on_attacks_and_data_that_it_has_not_seen(tmp_path):
+    small = [
+        "--data=lipcert.data.FashionMNISTMini",
+        "--model.init_args.network.init_args.stages=[[4,0]]",
+        "--model.init_args.network.init_args.widths=[]",
+        "--trainer.precision=32-true",
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=8",
+        "--trainer.enable_progress_bar=false",
+        f"--output={tmp_path}",
+    ]
+    train([f"--config={ROOT}/experiments/fashion_mnist/undefended.yaml", "--name=classifier", *small])
+    options = ["--name=detector", f"--model.init_args.classifier={tmp_path}/classifier"]
+    train([f"--config={ROOT}/experiments/fashion_mnist/detector.yaml", *options, *small])
+    for number in range(20):
+        noise = torch.randint(256, (28, 28), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        (tmp_path / "noise" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.numpy()).save(tmp_path / "noise" / f"class {number % 2}" / f"{number}.png")
+    other = json.dumps({"path": str(tmp_path / "noise"), "grayscale": True, "test_size": 10, "val_size": 2})
+    options = ["--classifier", tmp_path / "classifier", "--other", "lipcert.data.ImageFolder", "--other-args", other]
+    options += ["--samples=200", "--output", tmp_path / "rates.json"]
+    run("experiments/detector_transfer.py", tmp_path / "detector", *options)
+    record = json.loads((tmp_path / "rates.json").read_text())
+    own, noise = record["data"].values()
+    # of 200 images, 0.05 are wanted, with a standard deviation of 0.015 and that of the validation images
+    assert own["false_positive_rate"] < 0.13
+    assert noise["samples"] == 10
+    found = {each["attack"]: each for each in own["attacks"]}
+    assert {"square", "ddn"} & set(found)
+    assert found["deepfool"]["epsilon"] is None
+    assert all(each["adversarial_samples"] > 0 for each in own["attacks"])
 
 
 @pytest.mark.slow

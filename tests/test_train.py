@@ -313,8 +313,11 @@ def test_every_experiment_runs(tmp_path, config):
     else:
         data = ["--data=lipcert.data.FashionMNISTMini", "--data.init_args.val_size=500"]
     if config.stem == "detector":
-        save_network(export(cnn()), tmp_path / "network.safetensors", cnn)
+        shape = {"input_shape": [3, 32, 32]} if config.parent.name == "cifar10" else {}
+        save_network(export(cnn(**shape)), tmp_path / "network.safetensors", cnn, **shape)
         data += [f"--model.init_args.classifier={tmp_path}", "--model.init_args.validation_samples=20"]
+        # a handful of images, and a classifier that has learned nothing
+        data += ["--model.init_args.false_positive_rate=0.5", "--model.init_args.epsilon=0.5"]
     steps = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.enable_progress_bar=false"]
     assert main(["--config", str(ROOT / config), f"--output={tmp_path}", *data, *steps]) == 0
 

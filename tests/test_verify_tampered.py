@@ -140,7 +140,7 @@ TAMPERED = [
     ),
     pytest.param(
         lambda run: edit_rows(run, lambda rows: rows[4].update(radius="nan")),
-        {"rows": "line 6: expected radius and distance >= 0, got nan"},
+        {"rows": "line 6: expected a finite number as an audit writes it, got 'nan'"},
         id="radius that is not a number",
     ),
     pytest.param(

@@ -38,7 +38,8 @@ import torch
 from arena_page import render_page
 from assembly import Fighter, assembled, built, check_classes, lent
 from contest import Arena
-from lineup import KINDS, Contestant, Lineup, Source, read_lineup
+from lineup import KINDS, Contestant, Lineup, Source
+from reading import read_lineup
 from scoreboard import Entry, contestants_record, csv_table, warnings_of
 from tqdm import tqdm
 from trainings import Trained, trained

@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ import torch
 import torch.nn as nn
 from assembly import Fighter, built
 from judging import judged
-from lineup import KINDS, Kind, Lineup, Spec, Threat
+from lineup import KINDS, Lineup, Spec, Threat
+from outcomes import Facts, Outcome, Round, keep, read_kept
 from torch import Tensor
 
 from lipcert import certify
 from lipcert.attacks import Attack
 from lipcert.attacks.verify import predictions
 from lipcert.data import ImageSet
-from lipcert.files import write_atomically
 from lipcert.harness.checks import spread
 from lipcert.harness.detectors import DetectedNetwork
 from lipcert.harness.joint_attack import jointly
@@ -31,65 +31,6 @@ from lipcert.harness.joint_attack import jointly
 TIMED = 256  # images of one timing
 ROUNDS = 5
 CONTROLLED = 50  # images that are attacked with a budget that nothing should withstand
-
-
-@dataclass(frozen=True)
-class Round:
-    """One attack on one contestant under one threat.
-
-    Attributes:
-        kind: how much the adversary knows.
-        label: what the attack is called.
-        view: what it sees: a contestant's name for transfer, else the position among the views of its kind.
-        attack: its description.
-    """
-
-    kind: Kind
-    label: str
-    view: str | int
-    attack: Spec
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a round found; lists have one entry an attacked sample of the arena, in its order.
-
-    Attributes:
-        success: whether the sample was right before and is misclassified, not rejected, within the budget.
-        distance: of successful examples; None for others.
-        undetected: of a network that rejects: whether the classifier alone was fooled.
-        flagged: of a network that rejects: whether what was crafted is flagged.
-        seconds: of the search.
-        forward_passes: images pushed forward by it.
-        backward_passes: images pushed backward.
-    """
-
-    success: list[bool]
-    distance: list[float | None]
-    undetected: list[bool]
-    flagged: list[bool]
-    seconds: float
-    forward_passes: int
-    backward_passes: int
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a contestant before it is attacked.
-
-    Attributes:
-        prediction: class of each attacked sample; the number of classes where it is rejected.
-        clean_accuracy: on the whole split; rejected inputs count as wrong.
-        false_positive_rate: share of the whole split that is flagged; None without a detector.
-        radius: certified L2 radius of each attacked sample, 0 where the class is wrong; None without certificates.
-        milliseconds: of inference an image.
-    """
-
-    prediction: list[int]
-    clean_accuracy: float
-    false_positive_rate: float | None
-    radius: list[float] | None
-    milliseconds: float
 
 
 class Arena:
@@ -113,10 +54,10 @@ class Arena:
     def facts(self, fighter: Fighter) -> Facts:
         """Return what is known of a contestant before it is attacked."""
         path, key = self._place(fighter, "facts", {"split": self.images.sha256, "samples": len(self.index)})
-        kept = _read(path, key)
+        kept = read_kept(path, key)
         if kept is None:
             kept = asdict(self._measured(fighter))
-            _write(path, key, kept)
+            keep(path, key, kept)
         return Facts(**kept)
 
     def _measured(self, fighter: Fighter) -> Facts:
@@ -212,10 +153,10 @@ class Arena:
         what["standing"] = standing.nonzero().flatten().tolist()
         name = f"{threat.name}-{turn.kind}-{turn.view}-{turn.label}".replace(" ", "-")
         path, key = self._place(fighter, name, what)
-        kept = _read(path, key)
+        kept = read_kept(path, key)
         if kept is None:
             kept = asdict(self._attacked(fighter, standing, threat, turn, sources))
-            _write(path, key, kept)
+            keep(path, key, kept)
         return Outcome(**kept)
 
     def _attacked(
@@ -293,22 +234,6 @@ def _label(attack: Spec) -> str:
     """A short name of an attack that tells its settings apart."""
     digest = hashlib.sha256(json.dumps(attack, sort_keys=True).encode()).hexdigest()[:6]
     return f"{built(attack, Attack).name}-{digest}"
-
-
-def _read(path: Path, key: str) -> dict[str, Any] | None:
-    """What a file of the journal holds; None if it is not there, or is about something else."""
-    try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    if not isinstance(content, dict) or content.get("key") != key:
-        return None
-    found: dict[str, Any] = content["found"]
-    return found
-
-
-def _write(path: Path, key: str, found: Mapping[str, Any]) -> None:
-    write_atomically(path, (json.dumps({"key": key, "found": found}, allow_nan=False) + "\n").encode())
 
 
 def _sha256_of(network: nn.Module) -> str:

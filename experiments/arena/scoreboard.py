@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from assembly import Fighter, parameters_of
-from contest import Facts, Outcome, Round
 from lineup import KINDS, Lineup, Threat
+from outcomes import Facts, Outcome, Round
 from torch import Tensor
 from verdicts import overall, verdict
 

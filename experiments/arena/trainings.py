@@ -14,7 +14,8 @@ from typing import Any
 
 import torch.nn as nn
 import yaml
-from lineup import Source, read_yaml
+from lineup import Source
+from reading import read_yaml
 
 from lipcert import load_network, load_run
 from lipcert.errors import InputError

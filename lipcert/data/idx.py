@@ -13,10 +13,10 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from lipcert.data.deflate import DEFLATE_LIMIT
 from lipcert.errors import InputError
 
 _UINT8 = 0x08
-_DEFLATE_LIMIT = 1032  # deflate never expands a byte into more than this many
 _CHUNK = 1 << 20
 
 
@@ -74,7 +74,7 @@ def _read_header(stream: BinaryIO, path: Path, dimensions: int) -> tuple[bytes, 
     claimed, stored = math.prod(shape), path.stat().st_size
     if claimed == 0:
         raise InputError(f"expected at least one item, got shape {shape} in {path}")
-    if claimed > (stored * _DEFLATE_LIMIT if path.suffix == ".gz" else stored):
+    if claimed > (stored * DEFLATE_LIMIT if path.suffix == ".gz" else stored):
         raise InputError(f"expected {claimed} bytes for shape {shape}, got a file of only {stored} bytes: {path}")
     return magic + sizes, shape
 

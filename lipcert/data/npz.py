@@ -25,6 +25,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
     Example:
         >>> import tempfile
+        >>> import numpy as np
         >>> path = Path(tempfile.mkdtemp()) / "x.npz"
         >>> np.savez_compressed(path, labels=np.arange(3, dtype=np.uint8))
         >>> read_npz(path)

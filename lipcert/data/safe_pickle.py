@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_SIZED = {"FRAME", "PUT", "BINPUT", "LONG_BINPUT"}  # frames, and places in the memo; genops checks other lengths itself
 
 
 class _Array:
@@ -93,6 +96,7 @@ def load_byte_arrays(content: bytes) -> dict[Any, Any]:
         {b'data': array([1, 2], dtype=uint8)}
     """
     try:
+        _check_sizes(content)
         loaded = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except pickle.UnpicklingError:
         raise
@@ -101,6 +105,13 @@ def load_byte_arrays(content: bytes) -> dict[Any, Any]:
     if type(loaded) is not dict:
         raise pickle.UnpicklingError(f"holds a {type(loaded).__name__} instead of a dictionary")
     return {key: _array(value) if isinstance(value, _Array) else value for key, value in loaded.items()}
+
+
+def _check_sizes(content: bytes) -> None:
+    """Refuse a pickle whose instructions name sizes beyond its own, for which the unpickler would make room first."""
+    for instruction, argument, _ in pickletools.genops(content):
+        if instruction.name in _SIZED and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"claims a size of {argument} in {len(content)} bytes")
 
 
 def _array(value: _Array) -> NDArray[np.uint8]:

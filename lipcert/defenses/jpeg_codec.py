@@ -109,23 +109,22 @@ def _by_pillow(levels: Tensor, quality: int, subsampling: Subsampling) -> Tensor
     """Return what Pillow reads of what it has written: the same, entropy coding included."""
     options = {} if levels.shape[1] == 1 else {"subsampling": subsampling}
     result = torch.empty_like(levels, memory_format=torch.contiguous_format)
-    planes = levels.to(torch.uint8).contiguous().numpy()
 
     def code(number: int) -> None:
         file = io.BytesIO()
-        bands = [Image.fromarray(plane) for plane in planes[number]]
+        bands = [Image.fromarray(plane.numpy()) for plane in levels[number].to(torch.uint8).contiguous()]
         picture = bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
         picture.save(file, "JPEG", quality=quality, **options)
         for place, band in zip(result[number], Image.open(file).split(), strict=True):
             place.copy_(torch.from_numpy(np.array(band)))
 
-    threads = min(torch.get_num_threads(), len(planes))
+    threads = min(torch.get_num_threads(), len(levels))
     if threads == 1:
-        for number in range(len(planes)):
+        for number in range(len(levels)):
             code(number)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(code, range(len(planes))))
+            list(pool.map(code, range(len(levels))))
     return result
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.attacks.randomness import hashed_uniform
 from lipcert.defenses.base import Gradient, Transformation
 from lipcert.errors import InputError
 
-# Penalties of the two splits, of differences as a multiple of the strength: few iterations at strengths 0.03 and 0.5.
-_OF_DIFFERENCES, _OF_PIXELS = 4.0, 0.3
+# Penalties of the two splits, of differences as a multiple of the strength, of pixels of the inverse of its fourth
+# root: few iterations at strengths from 0.01 to 0.5.
+_OF_DIFFERENCES, _OF_PIXELS = 3.0, 0.25
+_RELAXATION = 1.7  # what converges is any number between 0 and 2; 1 is the plain method
+_STEEP = 1e-3  # length of differences from which on they pull with their whole strength from the start
 
-CHUNK = 1 << 16  # pixels at a time: what the caches hold
+CHUNK = 1 << 17  # pixels at a time: what the caches hold
 
 
 class TotalVariation(Transformation):
@@ -38,7 +40,8 @@ class TotalVariation(Transformation):
     Raises:
         InputError: a setting is out of range.
 
-    Source: Guo et al. (2018), arXiv 1711.00117, section 3.3; their defaults.
+    Source: Guo et al. (2018), arXiv 1711.00117, total variance minimization. Strength and share of pixels are those of
+    the authors' code (TVM_WEIGHT 0.03, PIXEL_DROP_RATE 0.5), whose solvers square the misfit.
 
     Example:
         >>> noisy = 0.5 + 0.1 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
@@ -109,7 +112,9 @@ def minimize_total_variation(inputs: Tensor, mask: Tensor, *, strength: float, i
     r"""Return nearly the minimiser of :func:`total_variation_objective`, by the alternating direction method.
 
     The norms are split off: of the differences of rows and of columns, and of the pixels that count. What is left is a
-    least-squares problem with one matrix for all images, which the discrete cosine transform diagonalises.
+    least-squares problem with one matrix for all images, which the discrete cosine transform diagonalises. Steps are
+    over-relaxed, and the duals begin at the pull of the variation on the given images and at what the pixels that count
+    hold against it: from zeros, the first steps would smooth as if no pixel counted.
 
     Args:
         inputs: ``(N, C, H, W)`` floats; gradients flow through the iterations.
@@ -121,7 +126,7 @@ def minimize_total_variation(inputs: Tensor, mask: Tensor, *, strength: float, i
         ``(N, C, H, W)``.
 
     Source: Boyd et al. (2011), "Distributed optimization and statistical learning via the alternating direction method
-    of multipliers", section 3.1.1.
+    of multipliers", sections 3.1.1 and 3.4.3.
 
     Example:
         >>> step = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(4, 1)[None, None]
@@ -135,27 +140,32 @@ def minimize_total_variation(inputs: Tensor, mask: Tensor, *, strength: float, i
 
 def _minimized(inputs: Tensor, mask: Tensor, strength: float, iterations: int) -> Tensor:
     height, width = inputs.shape[2:]
-    ratio = _OF_PIXELS / (_OF_DIFFERENCES * strength)
-    rows, row_values = _cosines(height, inputs)
-    columns, column_values = _cosines(width, inputs)
-    inverse = (ratio / (row_values[:, None] + column_values + ratio))[..., None]
+    of_differences, of_counted = 1 / _OF_DIFFERENCES, strength**0.25 / _OF_PIXELS  # radii of the duals
+    ratio = of_differences / (of_counted * strength)
+    rows, row_spectrum = _cosines(height, inputs)
+    columns, column_spectrum = _cosines(width, inputs)
+    inverse = (1 / (row_spectrum[:, None] + column_spectrum + ratio))[..., None]
     # channels of all images lie side by side, (H, W, N C): differences and sums are then of long vectors
     given, weight = (each.flatten(0, 1).permute(1, 2, 0).contiguous() for each in (inputs, mask.to(inputs)))
     images = given
-    of_rows, of_columns, of_pixels = (torch.zeros((), dtype=inputs.dtype, device=inputs.device) for _ in range(3))
-    for _ in range(iterations):
-        # of each split: where it would be, and the part of it that its norm takes away
-        row_steps = images.diff(dim=0) + of_rows
-        of_rows = _within(row_steps, 1 / _OF_DIFFERENCES, dim=(1,))
-        column_steps = images.diff(dim=1) + of_columns
-        of_columns = _within(column_steps, 1 / _OF_DIFFERENCES, dim=(0,))
-        pixels = images + of_pixels
-        of_pixels = _within((pixels - given) * weight, 1 / _OF_PIXELS, dim=(0, 1))
-        goal = torch.add(pixels, of_pixels, alpha=-2)
-        row_steps = torch.add(row_steps, of_rows, alpha=-2)
-        goal = torch.add(goal, F.pad(row_steps, (0, 0, 0, 0, 1, 1)).diff(dim=0), alpha=-1 / ratio)
-        column_steps = torch.add(column_steps, of_columns, alpha=-2)
-        goal = torch.add(goal, F.pad(column_steps, (0, 0, 1, 1)).diff(dim=1), alpha=-1 / ratio)
+    row_values, column_values, pixel_values = images.diff(dim=0), images.diff(dim=1), images
+    of_rows = _within(row_values, of_differences, dim=(1,), steep=_STEEP)
+    of_columns = _within(column_values, of_differences, dim=(0,), steep=_STEEP)
+    pull = _spread(torch.zeros_like(images), of_rows, of_columns).div(-ratio)
+    of_pixels = _within(pull * weight, of_counted, dim=(0, 1))
+    # each split keeps the sum of its values and of its dual, the part that the norm takes away
+    row_sums, column_sums, pixel_sums = row_values + of_rows, column_values + of_columns, given + of_pixels
+    for iteration in range(iterations):
+        if iteration > 0:
+            row_sums = row_sums.add(images.diff(dim=0).sub_(row_values), alpha=_RELAXATION)
+            column_sums = column_sums.add(images.diff(dim=1).sub_(column_values), alpha=_RELAXATION)
+            pixel_sums = pixel_sums.add(images - pixel_values, alpha=_RELAXATION)
+            of_rows = _within(row_sums, of_differences, dim=(1,))
+            of_columns = _within(column_sums, of_differences, dim=(0,))
+            of_pixels = _within((pixel_sums - given) * weight, of_counted, dim=(0, 1))
+        row_values, column_values, pixel_values = row_sums - of_rows, column_sums - of_columns, pixel_sums - of_pixels
+        goal = (pixel_values - of_pixels).mul_(ratio)
+        goal = _spread(goal, row_values - of_rows, column_values - of_columns)
         images = _each_row(columns.T, _each_column(rows.T, inverse * _each_column(rows, _each_row(columns, goal))))
     return images.permute(2, 0, 1).reshape(inputs.shape)
 
@@ -170,10 +180,20 @@ def _each_row(matrix: Tensor, planes: Tensor) -> Tensor:
     return torch.matmul(matrix, planes)
 
 
-def _within(vectors: Tensor, radius: float, *, dim: tuple[int, ...]) -> Tensor:
-    """Return vectors along some dimensions projected onto a ball."""
-    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
-    return vectors.mul(radius / lengths.clamp_min(radius))
+def _spread(planes: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    """Add what differences of rows and of columns ask of each pixel, the transpose of taking them; in place."""
+    planes[1:].add_(of_rows)
+    planes[:-1].sub_(of_rows)
+    planes[:, 1:].add_(of_columns)
+    planes[:, :-1].sub_(of_columns)
+    return planes
+
+
+def _within(vectors: Tensor, radius: float, *, dim: tuple[int, ...], steep: float | None = None) -> Tensor:
+    """Return vectors along some dimensions projected onto a ball, or scaled to its radius if ``steep`` or longer."""
+    # torch.linalg.vector_norm takes ten times as long over dimensions that are not the last
+    squares = vectors.square().sum(dim, keepdim=True)
+    return vectors * squares.clamp_min((steep or radius) ** 2).rsqrt().mul(radius)
 
 
 def _cosines(size: int, like: Tensor) -> tuple[Tensor, Tensor]:

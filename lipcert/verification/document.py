@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lipcert.documents import read_json
 from lipcert.errors import InputError
 
 COLUMNS = ("index", "label", "prediction", "radius", "distance", "attack", "ratio", "adversarial_prediction")
@@ -49,14 +50,7 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, or no JSON object without NaN and Infinity.
     """
-    path = report_file(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"expected JSON in {path}: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"expected a JSON object in {path}, got {type(document).__name__}")
-    return document
+    return read_json(report_file(path))
 
 
 def report_file(path: Path) -> Path:
@@ -81,22 +75,37 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     """
     if not path.is_file():
         raise InputError(f"expected the report's rows at {path}, found none")
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.reader(file, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"expected lines of comma-separated values: {error}") from error
     if not lines or tuple(lines[0]) != COLUMNS:
         raise ValueError(f"line 1: expected the columns {', '.join(COLUMNS)}")
     return tuple(_row(number, line) for number, line in enumerate(lines[1:], start=2))
 
 
 def schema_errors(document: Any) -> tuple[str, ...]:
-    """Return what ``report/schema.json`` finds wrong with a document, one sentence each.
+    """Return what ``report/schema.json`` finds wrong with a document, or else with its curves, one sentence each.
 
     Example:
         >>> schema_errors({"schema": "lipcert/report/2"})[0]
         "the report lacks 'verdict'"
     """
     text = resources.files("lipcert").joinpath("report/schema.json").read_text(encoding="utf-8")
-    return tuple(_errors(document, json.loads(text), "the report"))
+    errors = tuple(_errors(document, json.loads(text), "the report"))
+    return errors or tuple(_curve_errors(document))
+
+
+def _curve_errors(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one sentence for every curve that has another number of values than its axis, which no schema can say."""
+    for where, curves, axis in (
+        ("curves", document["curves"], "epsilon"),
+        ("power.curve", document["power"]["curve"], "inflation"),
+    ):
+        for name, values in curves.items():
+            if values is not None and len(values) != len(curves[axis]):
+                yield f"{where}.{name} has {len(values)} values for {len(curves[axis])} of {axis}"
 
 
 def _errors(value: Any, schema: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -126,7 +135,7 @@ def _object_errors(value: Mapping[str, Any], schema: Mapping[str, Any], where: s
     other = schema.get("additionalProperties", {})
     for name, item in value.items():
         inside = f"{where}.{name}" if where != "the report" else name
-        if not re.search(pattern, name):
+        if not re.search(pattern, name) or name.endswith("\n"):  # before which $ matches here, but not in a schema
             yield f"{where} has the key {name!r}, which does not match {pattern}"
         if name in known:
             yield from _errors(item, known[name], inside)
@@ -148,18 +157,34 @@ def _row(number: int, line: list[str]) -> Row:
         raise ValueError(f"line {number}: expected {len(COLUMNS)} values, got {len(line)}")
     index, label, prediction, radius, distance, attack, ratio, became = line
     try:
-        numbers = (int(index), int(label), int(prediction), float(radius), _optional(distance))
-        row = Row(*numbers, attack, _optional(ratio), int(became) if became else None)
+        numbers = (_whole(index), _whole(label), _whole(prediction), _real(radius))
+        row = Row(*numbers, *_found(distance, attack, ratio, became))
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
-    if not 0 <= row.radius < math.inf or (row.distance is not None and not row.distance >= 0):
+    if row.radius < 0 or (row.distance is not None and row.distance < 0):
         raise ValueError(f"line {number}: expected radius and distance >= 0, got {radius} and {distance or 'none'}")
     return row
 
 
-def _optional(text: str) -> float | None:
-    return float(text) if text else None
+def _found(distance: str, attack: str, ratio: str, became: str) -> tuple[float | None, str, float | None, int | None]:
+    return (
+        _real(distance) if distance else None,
+        attack,
+        _real(ratio) if ratio else None,
+        _whole(became) if became else None,
+    )
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+def _whole(text: str) -> int:
+    """A number as it is written: what Python reads besides (``1_0``, blanks, other scripts) is no audit's doing."""
+    value = int(text)
+    if str(value) != text or value < 0:
+        raise ValueError(f"expected a whole number >= 0, got {text!r:.40}")
+    return value
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if repr(value) != text or not math.isfinite(value):
+        raise ValueError(f"expected a finite number as an audit writes it, got {text!r:.40}")
+    return value

@@ -69,11 +69,14 @@ def objects_with_keys(schema, path=()):
             yield from objects_with_keys(value, (*path, key))
 
 
+LATER = {"grid", "share_refuted_at_one_more"}  # of documents of version 2, older ones lack them
+
+
 def test_schema_requires_every_key_and_allows_no_other():
     found = list(objects_with_keys(report_schema()))
     assert len(found) == 15
     for path, schema in found:
-        assert schema["required"] == list(schema["properties"]), path
+        assert schema["required"] == [key for key in schema["properties"] if key not in LATER], path
         assert schema["additionalProperties"] is False, path
 
 
@@ -95,7 +98,7 @@ def test_schema_rejects_a_document_with_any_fixed_key_missing():
         for key in () if whole in free else whole:
             mutant = copy.deepcopy(document)
             del list(dictionaries(mutant))[position][key]
-            assert not validator.is_valid(mutant), key
+            assert validator.is_valid(mutant) == (key in LATER), key
             checked += 1
     assert checked > 50
 
@@ -124,6 +127,7 @@ def test_numbers_worked_out_by_hand():
         "smallest_refuted_inflation": 2.0,
         "median_refuted_inflation": 4.0,
         "share_refuted": {"1.1": 0.0, "1.3": 0.0, "1.5": 0.0, "2": 0.0, "3": 1 / 3, "5": 2 / 3},
+        "share_refuted_at_one_more": None,
     }
     assert [curve["refuted"][curve["inflation"].index(factor)] for factor in (1, 2, 2.05, 4, 4.05)] == [
         *(0, 0, 1 / 3, 1 / 3, 2 / 3)
