@@ -31,6 +31,7 @@ from lipcert.train import main
 SECONDS = 120  # of a command that would otherwise hang; it takes about ten
 DDP = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 SOFT = ["--model.init_args.loss=deel.torchlip.SoftHKRMulticlassLoss", "--model.init_args.loss.init_args.min_margin=0.1"]
+AVERAGED = ["--trainer.callbacks=lipcert.averaging.AveragedWeights", "--trainer.callbacks.decay=0.8"]
 SMALL = [
     "--model.init_args.network.init_args.channels=[2,4]",
     "--model.init_args.network.init_args.hidden=8",
@@ -108,10 +109,13 @@ def assert_same_result(run, expected):
         assert summary[name] == expected_summary[name]
 
 
-@pytest.mark.parametrize(("loss", "first"), [([], 2), (SOFT, 1)], ids=["HKR", "SoftHKR"])
-def test_two_devices_give_the_result_of_one_and_continue_each_other(tmp_path, loss, first):
+CASES = {"HKR": ([], 2), "SoftHKR": (SOFT, 1), "averaged weights": (AVERAGED, 2)}
+
+
+@pytest.mark.parametrize(("settings", "first"), CASES.values(), ids=CASES)
+def test_two_devices_give_the_result_of_one_and_continue_each_other(tmp_path, settings, first):
     """Two epochs on one device, against one epoch on ``first`` devices and one on the other number."""
-    options = [f"--output={tmp_path}", *SMALL, *loss]
+    options = [f"--output={tmp_path}", *SMALL, *settings]
     train(*options, "--name=one", "--trainer.max_epochs=2")
     train(*options, "--name=both", "--trainer.max_epochs=1", devices=first)
     run = tmp_path / "both"

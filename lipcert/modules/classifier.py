@@ -62,8 +62,8 @@ class Classifier(LightningModule):
         self.network = network
         self.loss = loss
         self.num_classes = num_classes
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
+        self.make_optimizer = _Shared(optimizer)
+        self.make_lr_scheduler = None if lr_scheduler is None else _Shared(lr_scheduler)
         self.lr_interval = lr_interval
         self.one_hot = one_hot
         self.retract_every = _at_least_one(retract_every)
@@ -217,3 +217,16 @@ def _at_least_one(every: int) -> int:
     if every < 1:
         raise InputError(f"expected retract_every >= 1, got {every}")
     return every
+
+
+class _Shared:
+    """Calls a function that copies of a module have in common: a command line's lead to its trainer and processes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
