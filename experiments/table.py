@@ -26,10 +26,16 @@ NOTEBOOK = ("fashion_mnist/hkr", "fashion_mnist/lse_hkr", "fashion_mnist/soft_hk
 """The tutorial's networks, shown under the tutorial's own rule too."""
 
 
+PATCHES = (2, 3, 4, 5, 7)
+"""Sides of the patches in the table, in pixels."""
+
+
 def tables(results: Path = RESULTS) -> str:
     """One Markdown table a data set that has results."""
     found = {folder: result_files(results / folder) for folder in DATASETS}
-    return "\n\n".join(table(DATASETS[folder], files) for folder, files in found.items() if files)
+    by_margin = [table(DATASETS[folder], files) for folder, files in found.items() if files]
+    votes = sorted((results / "patches").glob("*.json"))
+    return "\n\n".join([*by_margin, *([patch_table(votes)] if votes else [])])
 
 
 def result_files(folder: Path) -> list[Path]:
@@ -55,6 +61,19 @@ def table(title: str, files: list[Path]) -> str:
         rows.append([name, *cells(record, epsilons)])
         if "float64" in record:
             rows.append([f"{name}, deployed in float64", *cells(record | record["float64"], epsilons)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def patch_table(files: list[Path]) -> str:
+    """The Markdown table of networks that vote: one row a network, and one by the published rule on the same votes."""
+    rows = [["Patches", "clean", *(f"{side} x {side}" for side in PATCHES), "training"], ["---"] * (len(PATCHES) + 3)]
+    for path in files:
+        record = json.loads(path.read_text())
+        name = f"[{path.stem}](experiments/results/{path.parent.name}/{path.name})"
+        clean, training = cell(record["clean_accuracy"], None), f"{record['epochs']} epochs, {record['seconds']:,.0f} s"
+        for title, shares in ((name, "certified_accuracy"), (f"{name}, 2 x affected views", "twice_affected")):
+            certified = [cell(record[shares].get(str(side), 0.0), None) for side in PATCHES]
+            rows.append([title, clean, *certified, training])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

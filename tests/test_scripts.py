@@ -131,6 +131,21 @@ def test_a_detector_is_measured_on_attacks_and_data_that_it_has_not_seen(tmp_pat
 
 
 @pytest.mark.slow
+def test_votes_are_kept_beside_the_published_rule(tmp_path):
+    base = "--model.init_args.network.init_args.network.init_args"
+    small = ["--data.init_args.batch_size=50", "--trainer.max_epochs=3", f"{base}.stages=[[8,2]]", f"{base}.width=16"]
+    config = ROOT / "experiments" / "mnist" / "columns.yaml"
+    data = ["--data=lipcert.data.FashionMNISTMini", "--trainer.enable_progress_bar=false"]
+    train([f"--config={config}", f"--output={tmp_path}", "--name=votes", *data, *small])
+    run("experiments/keep_votes.py", tmp_path / "votes", tmp_path / "kept.json")
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    summary = json.loads((tmp_path / "votes" / "summary.json").read_text())
+    assert kept["clean_accuracy"] == pytest.approx(summary["clean_accuracy"], abs=1e-6)
+    assert kept["certified_accuracy"].items() >= summary["certified_accuracy"].items()
+    assert 0 < kept["twice_affected"]["1"] <= kept["certified_accuracy"]["1"] <= kept["clean_accuracy"]
+
+
+@pytest.mark.slow
 def test_runs_are_kept_as_a_results_file(tmp_path):
     for seed in (0, 1):
         train([f"--output={tmp_path}", *SMALL_TRAINING, f"--seed_everything={seed}"])
