@@ -32,25 +32,25 @@ class WholeBatchLoss(Callback):
     """Hands the loss the logits and targets of all processes: it has the value and gradient that one device would get.
 
     The mean of the processes' own losses is another number: HKR divides by how often each class occurs in the batch,
-    SoftHKR keeps a running mean of the outputs. This reaches modules with a submodule ``loss`` that is called with
-    logits, targets and what is the same everywhere, such as :class:`lipcert.modules.Classifier`; every process has to
-    call it equally often. On one device it does nothing.
+    SoftHKR keeps a running mean of the outputs. This reaches the submodules that a module names in ``batch_losses``,
+    ``loss`` if it names none: they are called with logits, targets and what is the same everywhere, such as by
+    :class:`lipcert.modules.Classifier`, equally often by every process. On one device it does nothing.
     """
 
     def __init__(self) -> None:
-        self._hook: RemovableHandle | None = None
+        self._hooks: list[RemovableHandle] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reach the loss's arguments."""
-        loss = getattr(pl_module, "loss", None)
-        if trainer.world_size > 1 and isinstance(loss, nn.Module):
-            self._hook = loss.register_forward_pre_hook(_gather_arguments)
+        """Reach the losses' arguments."""
+        named = [getattr(pl_module, name, None) for name in getattr(pl_module, "batch_losses", ("loss",))]
+        if trainer.world_size > 1:
+            losses = [loss for loss in named if isinstance(loss, nn.Module)]
+            self._hooks = [loss.register_forward_pre_hook(_gather_arguments) for loss in losses]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the loss as it was."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        """Leave the losses as they were."""
+        while self._hooks:
+            self._hooks.pop().remove()
 
 
 class EndsOnSigterm(Callback):

@@ -18,16 +18,17 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies.launchers import subprocess_script
 from safetensors.torch import load_file
 
-from lipcert import load_run
+from lipcert import export, load_run, save_network
 from lipcert.checkpoints import load_checkpoint
 from lipcert.data import BatchLoader, FashionMNISTMini
 from lipcert.distributed import whole_batch
 from lipcert.errors import InputError
 from lipcert.layers.centering import BatchCentering
 from lipcert.modules import LipschitzClassifier
-from lipcert.networks import hkr_convnet
+from lipcert.networks import cnn, hkr_convnet
 from lipcert.train import main
 
+ROOT = Path(__file__).parents[1]
 SECONDS = 120  # of a command that would otherwise hang; it takes about ten
 DDP = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 SOFT = ["--model.init_args.loss=deel.torchlip.SoftHKRMulticlassLoss", "--model.init_args.loss.init_args.min_margin=0.1"]
@@ -290,3 +291,43 @@ def test_certified_metrics_of_two_processes_are_those_of_one(of_processes):
         tolerance = 0 if "accuracy" in name else 1e-6
         for results in shared:
             torch.testing.assert_close(results["certified"][name], expected, rtol=tolerance, atol=tolerance)
+
+
+NETWORK = "--model.init_args.network.init_args."
+CONFIGURED = {
+    "distilled": ("experiments/fashion_mnist/distilled.yaml", "teacher"),
+    "detector": ("experiments/fashion_mnist/detector.yaml", "classifier"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_two_devices_train_defenses_as_one_does(tmp_path, name):
+    """What is crafted, drawn or asked of another network belongs to the sample: the global batch is the same."""
+    config, other = CONFIGURED[name]
+    torch.manual_seed(0)
+    small = {"stages": [[4, 0]], "widths": []}
+    save_network(export(cnn(**small)), tmp_path / "other" / "network.safetensors", cnn, **small)
+    common = [
+        f"--config={ROOT / config}",
+        "--data=lipcert.data.FashionMNISTMini",
+        "--data.init_args.val_size=5851",
+        "--data.init_args.batch_size=50",
+        "--data.init_args.augment=[]",
+        "--trainer.max_epochs=1",
+        "--trainer.precision=32-true",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.limit_val_batches=1",
+        f"--output={tmp_path}",
+        f"{NETWORK}stages=[[4,0]]",
+        f"{NETWORK}widths=[]",
+        f"--model.init_args.{other}={tmp_path / 'other'}",
+        "--model.init_args.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.1}}",
+    ]
+    for devices in (1, 2):
+        train(*common, f"--name={devices}", devices=devices)
+    weights, expected = (load_file(tmp_path / run / "network.safetensors") for run in ("2", "1"))
+    assert weights.keys() == expected.keys()
+    for key, value in weights.items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=TOLERANCE)
+    (row,), (expected_row,) = rows(tmp_path / "2"), rows(tmp_path / "1")
+    assert row["train/loss"] == pytest.approx(expected_row["train/loss"], rel=1e-4)

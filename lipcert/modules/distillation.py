@@ -48,6 +48,8 @@ class DistilledClassifier(Classifier):
     Source: Papernot et al. (2016), arXiv 1511.04508; why it is no defense: Carlini & Wagner (2017), arXiv 1608.04644.
     """
 
+    batch_losses = ("loss", "distillation")
+
     def __init__(
         self,
         network: nn.Module,
