@@ -25,9 +25,6 @@ from lipcert.files import write_json
 from lipcert.networks import SmoothedNetwork
 from lipcert.runs import Run, RunPaths
 
-IMAGES = 500
-"""At once."""
-
 
 def keep(run: Run, threads: int) -> dict[str, Any]:
     """The results record of a run: its summary, with both shares for every side up to the first that has none."""
@@ -36,7 +33,7 @@ def keep(run: Run, threads: int) -> dict[str, Any]:
         raise InputError(f"expected a run of a network that votes over ablated views, got {type(network).__name__}")
     test = run.data.split("test")
     inputs, labels = test.inputs(), test.labels
-    votes = torch.cat([network.votes(part) for part in inputs.split(IMAGES)])
+    votes = network.votes(inputs)
     counts = vote_counts(votes, num_classes=network.num_classes)
     right = predict_votes(counts) == labels
     first, second = counts.topk(2).values.unbind(1)

@@ -18,7 +18,6 @@ from lipcert.errors import InputError
 from lipcert.modules.classifier import Batch, Classifier, Stage, at_least_single
 from lipcert.networks import SmoothedNetwork, SplittingNetwork
 
-CHUNK = 1000
 L1_RADII = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
@@ -152,7 +151,7 @@ class DerandomizedSmoothing(Classifier):
         """Return what the deployed vote certifies on a split: of every side of a square patch, or at some L1 radii."""
         assert isinstance(deployed, SmoothedNetwork | SplittingNetwork)
         inputs, labels = images.inputs(), images.labels
-        votes = torch.cat([deployed.votes(chunk) for chunk in inputs.split(CHUNK)])
+        votes = deployed.votes(inputs)
         right = predict_votes(vote_counts(votes, num_classes=self.num_classes)) == labels
         if isinstance(deployed, SmoothedNetwork):
             certified = self._of_patches(deployed, votes, right, _size(inputs))

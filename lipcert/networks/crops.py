@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcert.certificates.ablations import Size, as_pair
 from lipcert.errors import InputError
 
 
@@ -168,11 +167,10 @@ def crop_view_logits(network: CropNetwork, inputs: Tensor, windows: Tensor, *, e
     return torch.cat(rows)
 
 
-def _crop(sides: Sequence[int], crop: Size | Sequence[int | None]) -> tuple[int, int]:
-    wanted = crop if isinstance(crop, Sequence) else as_pair(crop)
-    if len(sides) != 2 or len(wanted) != 2:
+def _crop(sides: Sequence[int], crop: Sequence[int | None]) -> tuple[int, int]:
+    if len(sides) != 2 or len(crop) != 2:
         raise InputError(f"expected images (C, H, W) and a height and a width of crops, got sides {sides} and {crop}")
-    height, width = (side if one is None else one for side, one in zip(sides, wanted, strict=True))
+    height, width = (side if one is None else one for side, one in zip(sides, crop, strict=True))
     if not (1 <= height <= sides[0] and 1 <= width <= sides[1]):
         raise InputError(f"expected crops within images of {sides[0]} x {sides[1]}, got {height} x {width}")
     return height, width
