@@ -51,9 +51,8 @@ def test_values_and_gradients_are_those_of_the_plain_operation(shape, bias):
     gradients = [torch.autograd.grad(result.square().sum(), leaves) for result in results]
     for found, due in zip(*gradients, strict=True):
         torch.testing.assert_close(found, due)
-    assert torch.equal(blocked(*tensors), plain(*tensors)) == (
-        roundings_in_blocks(*tensors[1:], *[None] * (not bias)) == tensors[1][0].numel() + bias
-    )
+    if roundings_in_blocks(*tensors[1:], *[None] * (not bias)) == tensors[1][0].numel() + bias:
+        assert torch.equal(blocked(*tensors), plain(*tensors))
 
 
 class Depth(TorchFunctionMode):
@@ -99,7 +98,8 @@ def test_layers_sum_in_blocks_when_they_are_deployed_and_only_then():
         unblocked = others[type(plain[place])]
         unblocked.load_state_dict(plain[place].state_dict())
         value = plain[:place](inputs)
-        assert not torch.equal(plain[place](value), unblocked(value))
+        with Depth():
+            assert (plain[place](value) < unblocked(value)).all()
         assert torch.equal(plain[place].train()(value), unblocked(value))
         plain[place].eval()
 

@@ -9,7 +9,7 @@ import torch
 from linear_problem import linear_problem
 from maite.protocols import image_classification as ic
 from maite.tasks import evaluate
-from strangers import Dataset
+from maite_parts import Dataset
 from torch import nn
 from torch.utils.data import Subset
 

@@ -9,7 +9,7 @@ from lightning import Trainer
 from linear_problem import linear_problem
 from maite.protocols import image_classification as ic
 from maite.tasks import augment_dataloader, evaluate, evaluate_from_predictions, predict
-from strangers import Brightness, Dataset, ModuleModel, NumpyModel, TorchModel
+from maite_parts import Brightness, Dataset, ModuleModel, NumpyModel, TorchModel
 from torch import nn
 
 import lipcert
