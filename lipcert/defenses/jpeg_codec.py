@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
 import numpy as np
@@ -106,25 +105,14 @@ def decoded(levels: Tensor, quality: int, *, subsampling: Subsampling = "4:2:0")
 
 
 def _by_pillow(levels: Tensor, quality: int, subsampling: Subsampling) -> Tensor:
-    """Return what Pillow reads of what it has written: the same, entropy coding included."""
+    """Return what Pillow reads of what it has written, one image after the other: threads wait for one another."""
     options = {} if levels.shape[1] == 1 else {"subsampling": subsampling}
     result = torch.empty_like(levels, memory_format=torch.contiguous_format)
-
-    def code(number: int) -> None:
+    for image, place in zip(levels, result, strict=True):
         file = io.BytesIO()
-        bands = [Image.fromarray(plane.numpy()) for plane in levels[number].to(torch.uint8).contiguous()]
-        picture = bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
-        picture.save(file, "JPEG", quality=quality, **options)
-        for place, band in zip(result[number], Image.open(file).split(), strict=True):
-            place.copy_(torch.from_numpy(np.array(band)))
-
-    threads = min(torch.get_num_threads(), len(levels))
-    if threads == 1:
-        for number in range(len(levels)):
-            code(number)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(code, range(len(levels))))
+        pixels = image.to(torch.uint8).movedim(0, -1).squeeze(-1).contiguous()
+        Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality, **options)
+        place.copy_(torch.from_numpy(np.array(Image.open(file))).view(*place.shape[1:], -1).movedim(-1, 0))
     return result
 
 

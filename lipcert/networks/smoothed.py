@@ -26,7 +26,7 @@ from lipcert.networks.token_views import TokenPlan, plan_tokens, retained_tokens
 from lipcert.networks.vit import VisionTransformer
 
 CLOSE = 2.0**-14  # of the largest logit; the same view in another batch differs by about a hundredth of that in float32
-ON_PROCESSOR, ON_ACCELERATOR = 2**19, 2**24  # numbers in a batch of views
+A_THREAD, ON_ACCELERATOR = 2**20, 2**24  # numbers in a batch of views
 CHECKS = 4  # how often it is asked whether the votes so far are enough
 
 
@@ -69,8 +69,8 @@ class SmoothedNetwork(nn.Module):
         encoding: of what they do not retain, see :func:`~lipcert.certificates.encoded_views`.
         null: value of a pixel that is not retained; of no account when doubled.
         threshold: a view votes for every class with at least this probability; None: for its most likely class.
-        elements_at_once: numbers in a batch of views; bounds the memory, changes nothing else. If None, what suits the
-            caches of a processor, or 2^24 on an accelerator.
+        elements_at_once: numbers in a batch of views; bounds the memory, changes nothing else. If None, 2^20 for
+            each thread of a processor, or 2^24 on an accelerator.
 
     Raises:
         InputError: a setting is out of range; later, images smaller than what is retained, inputs in half precision, a
@@ -247,7 +247,7 @@ class SmoothedNetwork(nn.Module):
         return torch.cat(rows)
 
     def _at_once(self, inputs: Tensor) -> int:
-        return self.elements_at_once or (ON_PROCESSOR if inputs.device.type == "cpu" else ON_ACCELERATOR)
+        return self.elements_at_once or numbers_at_once(inputs)
 
     def _masks(self, inputs: Tensor) -> Tensor:
         """Return what the views of such images retain, ``(V, H, W)`` bool."""
@@ -295,6 +295,11 @@ class SmoothedNetwork(nn.Module):
     def extra_repr(self) -> str:
         """Return the settings."""
         return f"{self.ablation!r}, encoding={self.encoding!r}, threshold={self.threshold}"
+
+
+def numbers_at_once(inputs: Tensor) -> int:
+    """Return how many numbers a batch of views best has where some inputs are."""
+    return A_THREAD * torch.get_num_threads() if inputs.device.type == "cpu" else ON_ACCELERATOR
 
 
 def close_calls(logits: Tensor, threshold: float | None = None) -> Tensor:

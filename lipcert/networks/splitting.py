@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipcert.certificates import Certificate, SplittingNoise, hard_votes, l1_certificate, vote_counts
 from lipcert.errors import InputError
-from lipcert.networks.smoothed import ON_ACCELERATOR, ON_PROCESSOR, check_precision, close_calls
+from lipcert.networks.smoothed import check_precision, close_calls, numbers_at_once
 
 VOTES_AT_ONCE = 2**22  # logits of all views of some images
 
@@ -82,7 +82,7 @@ class SplittingNetwork(nn.Module):
     def view_logits(self, inputs: Tensor) -> Tensor:
         """Return the logits of all views, ``(N, L, K)``; to gradients a view is as bright as its image."""
         offsets = torch.arange(self.noise.levels, device=inputs.device)
-        at_once = self.elements_at_once or (ON_PROCESSOR if inputs.device.type == "cpu" else ON_ACCELERATOR)
+        at_once = self.elements_at_once or numbers_at_once(inputs)
         parts = offsets.split(max(1, at_once // max(1, inputs[:1].numel())))
         images = inputs.split(max(1, at_once // (len(parts[0]) * max(1, inputs[:1].numel()))))
         logits = torch.cat([torch.cat([self._logits(some, part) for part in parts], 1) for some in images])
