@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint format docs bench dist clean
+.PHONY: demo test test-fast test-oldest test-newest lint format docs bench dist check-dist clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lipcert needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' \
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]' \
 		|| { echo 'The packages could not be installed. Offline, point PIP_FIND_LINKS at a folder of wheels and set PIP_NO_INDEX=1.'; exit 1; }
 	@touch $@
 
@@ -18,13 +19,23 @@ demo: $(READY) ## train the quickstart on the embedded data, audit it, print whe
 		&& $(BIN)/python -m lipcert.audit runs/$$run
 
 # One thread each: processes that share cores with more threads than those wait for one another.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+test test-fast test-oldest test-newest: export OMP_NUM_THREADS := 1
 
 test: $(READY) ## every test
-	$(PYTEST)
+	$(BIN)/python $(PYTEST)
 
 test-fast: $(READY) ## the tests that take seconds
-	$(PYTEST) -m 'not slow'
+	$(BIN)/python $(PYTEST) -m 'not slow'
+
+# The same with the oldest packages that pyproject.toml allows, whose newer neighbours deprecate what they do, and with
+# the newest that there are; each in an environment of its own. ONLY='tests/data tests/report' runs a part.
+test-oldest: OPTIONS := --constraint constraints-oldest.txt
+test-oldest: WARNINGS := -W ignore::DeprecationWarning
+test-oldest test-newest: test-%:
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(PIP) --upgrade --upgrade-strategy eager $(OPTIONS) --editable '.[test]'
+	.venv-$*/bin/python $(PYTEST) -m 'not slow' $(WARNINGS) $(ONLY)
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -40,7 +51,7 @@ docs: .venv/.docs ## the documentation as a site, in site/; refuses broken links
 	@echo site/index.html
 
 .venv/.docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 bench: $(READY) ## lipcert beside what a user would pick instead: training, bounds, constraints, precision, attacks
@@ -53,8 +64,23 @@ bench: $(READY) ## lipcert beside what a user would pick instead: training, boun
 	$(BIN)/python benchmarks/autoattack.py --images 16 --rounds 2
 	$(BIN)/python benchmarks/patch_certificates.py
 
-dist: $(READY) ## the wheel under dist/, from which lipcert installs anywhere
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+dist: $(READY) ## the source archive and, built from it, the wheel under dist/, from which lipcert installs anywhere
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation .
+
+check-dist: dist ## the wheel alone in an environment of its own: commands start, a shipped network certifies an image
+	$(PYTHON) -m venv --clear .venv-dist
+	.venv-dist/bin/python $(PIP) --constraint constraints.txt dist/*.whl
+	cd .venv-dist && bin/lipcert --help && bin/python -m lipcert.train --help > train.txt && bin/python -c "$$CERTIFY"
+
+define CERTIFY
+import lipcert
+from lipcert.data import FashionMNISTMini
+
+image = FashionMNISTMini().split("test").inputs()[:1]
+print(lipcert.__file__, lipcert.certify(lipcert.load("mnist/robust"), image).radius.item())
+endef
+export CERTIFY
 
 clean:
-	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

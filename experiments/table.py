@@ -30,12 +30,17 @@ PATCHES = (2, 3, 4, 5, 7)
 """Sides of the patches in the table, in pixels."""
 
 
+L1_RADII = (0.1, 0.25, 0.5)
+"""L1 radii in the table, in units of pixels in [0, 1]."""
+
+
 def tables(results: Path = RESULTS) -> str:
     """One Markdown table a data set that has results."""
     found = {folder: result_files(results / folder) for folder in DATASETS}
     by_margin = [table(DATASETS[folder], files) for folder, files in found.items() if files]
-    votes = sorted((results / "patches").glob("*.json"))
-    return "\n\n".join([*by_margin, *([patch_table(votes)] if votes else [])])
+    votes, splits = (sorted((results / folder).glob("*.json")) for folder in ("patches", "l1"))
+    by_votes = [make(files) for make, files in ((patch_table, votes), (l1_table, splits)) if files]
+    return "\n\n".join([*by_margin, *by_votes])
 
 
 def result_files(folder: Path) -> list[Path]:
@@ -74,6 +79,20 @@ def patch_table(files: list[Path]) -> str:
         for title, shares in ((name, "certified_accuracy"), (f"{name}, 2 x affected views", "twice_affected")):
             certified = [cell(record[shares].get(str(side), 0.0), None) for side in PATCHES]
             rows.append([title, clean, *certified, training])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def l1_table(files: list[Path]) -> str:
+    """The Markdown table of networks that vote over splits: one row a network."""
+    rows = [["L1", "clean", *(f"VRA {shown(str(each))}" for each in L1_RADII), "ACR", "views", "training"]]
+    rows.append(["---"] * len(rows[0]))
+    records = sorted(((path, json.loads(path.read_text())) for path in files), key=lambda pair: pair[1]["views"])
+    for path, record in records:
+        shares = [cell(record["certified_accuracy"].get(str(each), 0.0), None) for each in L1_RADII]
+        figures = [cell(record[name], None) for name in ("clean_accuracy", "average_certified_radius")]
+        training = f"{record['epochs']} epochs, {record['seconds']:,.0f} s"
+        name = f"[{path.stem}](experiments/results/{path.parent.name}/{path.name})"
+        rows.append([name, figures[0], *shares, figures[1], str(record["views"]), training])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

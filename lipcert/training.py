@@ -288,12 +288,14 @@ _PARSER_NOISE = re.compile(
     r"Does not validate|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value type:|"
     r"Given value: (NestedArg|Namespace|.{60})"
 )
+_OTHER_THAN_ONE_LOGGER = " Expected a <class 'collections.abc.Iterable'> Expected a <class 'bool'>"
 
 
 def complaint(message: str) -> str:
     """Return in one line what a parser complains about, without all that would have been fine."""
     lines = (line.strip().removeprefix("- ") for line in message.splitlines())
-    return " ".join(line for line in lines if line and not _PARSER_NOISE.match(line)) or "unusable configuration"
+    told = " ".join(line for line in lines if line and not _PARSER_NOISE.match(line))
+    return told.replace(_OTHER_THAN_ONE_LOGGER, "") or "unusable configuration"
 
 
 def versions() -> dict[str, str]:

@@ -133,7 +133,9 @@ def test_a_logger_whose_package_is_missing_is_one_clear_line(logger, tmp_path, c
         assert stop.value.code == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert package in error
+        assert f"Requirement '{package}" in error
+        assert "pip install" in error
+        assert "Expected a" not in error
     else:
         pytest.skip(f"{package} is installed")
 

@@ -26,6 +26,7 @@ SMALL = {
         *("--images=3", "--some=2", "--steps=2", "--short-steps=2", "--rounds=1"),
         *("--iterations=2", "--short-iterations=1"),
     ],
+    "benchmarks/audit_scale.py": ["--samples", "300", "600", "--shard-size=200"],
     "benchmarks/autoattack.py": ["--images=2", "--rounds=1", "--components", "apgd-ce", "fab-t"],
     "benchmarks/patch_certificates.py": ["--images=20", "--classes=12", "--stride=10", "--loop-images=2"],
     "benchmarks/smoothing.py": ["--rounds=1", "--images=2", "--some=1", "--stride=112"],
@@ -143,6 +144,22 @@ def test_votes_are_kept_beside_the_published_rule(tmp_path):
     assert kept["clean_accuracy"] == pytest.approx(summary["clean_accuracy"], abs=1e-6)
     assert kept["certified_accuracy"].items() >= summary["certified_accuracy"].items()
     assert 0 < kept["twice_affected"]["1"] <= kept["certified_accuracy"]["1"] <= kept["clean_accuracy"]
+
+
+def test_votes_over_splits_are_kept_by_radius(tmp_path):
+    base = "--model.init_args.network.init_args"
+    small = [f"{base}.levels=20", f"{base}.network.init_args.stages=[[4,0]]", f"{base}.network.init_args.widths=[]"]
+    quick = ["--data=lipcert.data.FashionMNISTMini", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=1"]
+    config = ROOT / "experiments" / "fashion_mnist" / "l1.yaml"
+    train([f"--config={config}", f"--output={tmp_path}", "--name=splits", *quick, *small])
+    run("experiments/keep_votes.py", tmp_path / "splits", tmp_path / "kept.json")
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    summary = json.loads((tmp_path / "splits" / "summary.json").read_text())
+    assert kept["views"] == 20
+    for name in ("clean_accuracy", "average_certified_radius"):
+        assert kept[name] == pytest.approx(summary[name], abs=1e-6)
+    shares = list(kept["certified_accuracy"].values())
+    assert kept["clean_accuracy"] >= shares[0] >= shares[1] == 0  # of 20 levels, half are less than 0.05
 
 
 @pytest.mark.slow

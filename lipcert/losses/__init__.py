@@ -11,11 +11,13 @@ from lipcert.losses.emma import EMMA
 from lipcert.losses.pairs import PairwiseLoss, head_pair_bounds, head_weight
 from lipcert.losses.radius import CertificateRegularised, CertifiedRadiusLoss
 from lipcert.losses.trades import TradesLoss
+from lipcert.losses.votes import CertifiedVoteLoss
 
 __all__ = [
     "EMMA",
     "CertificateRegularised",
     "CertifiedRadiusLoss",
+    "CertifiedVoteLoss",
     "DistillationLoss",
     "LogitAnnealing",
     "OffsetCrossEntropy",

@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric, Metric
 
 from lipcert.attacks import Attack, FastGradient, LossAscent, Norm, ProjectedGradient
 from lipcert.attacks.verify import distance_upper_bound
@@ -103,7 +102,6 @@ class AdversarialClassifier(Classifier):
         self._check(loss)
         self.monitor = "val/accuracy" if epsilon is None else "val/robust_accuracy"
         super().__init__(network, loss, **options)
-        self._attacked = 0
 
     def _check(self, loss: nn.Module) -> None:
         check_attack(self.attack, self.norm, self.epsilon)
@@ -120,9 +118,7 @@ class AdversarialClassifier(Classifier):
 
     def make_meters(self) -> dict[str, Metric]:
         """Return the metrics of one stage by name."""
-        return super().make_meters() | {
-            name: MulticlassAccuracy(self.num_classes, average="micro", validate_args=False) for name in CRAFTED
-        }
+        return super().make_meters() | {name: MeanMetric() for name in CRAFTED}
 
     def report(self, stage: Stage) -> dict[str, Tensor]:
         """Return the scalars that are logged at the end of an epoch, by name; what was not measured is left out."""
@@ -164,7 +160,7 @@ class AdversarialClassifier(Classifier):
             self.meters_of("train")["accuracy"].update(clean.detach(), labels)
         meters = self.meters_of("train")
         meters["loss"].update(loss.detach(), len(labels))
-        meters["robust_accuracy"].update(logits.detach(), labels)
+        meters["robust_accuracy"].update((logits.detach().argmax(1) == labels).float())
         return loss
 
     def _logits_of_both(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,11 +179,6 @@ class AdversarialClassifier(Classifier):
             return self.loss_of(torch.stack([clean, adversarial], 1), labels)
         return self.ratio * self.loss_of(adversarial, labels) + (1 - self.ratio) * self.loss_of(clean, labels)
 
-    def deploy(self) -> None:
-        """Export the network as it is now, of which no image has been attacked."""
-        super().deploy()
-        self._attacked = 0
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a validation batch, and attack it."""
         super().validation_step(batch, batch_idx)
@@ -199,37 +190,37 @@ class AdversarialClassifier(Classifier):
         self._attack("test", batch)
 
     def _attack(self, stage: Stage, batch: Batch) -> None:
-        """Measure the accuracy under both attacks of the first images of a split, shared by all processes."""
-        left = -(-self.validation_samples // self.trainer.world_size) - self._attacked
-        if self.epsilon is None or left <= 0:
+        """Measure the accuracy under both attacks of the first images of a split, however many processes share it."""
+        if self.epsilon is None:
             return
+        left = self.first_of_split(len(batch[1]), self.validation_samples)
         device = batch[0].device.type
         with torch.inference_mode(mode=False), torch.autocast(device, enabled=False):
             inputs, labels = (tensor[:left].clone() for tensor in batch)
-            self._attacked += len(labels)
             for name, attack in (("robust_accuracy", self.validation_attack), ("fgsm_accuracy", self._fgsm())):
-                self.meters_of(stage)[name].update(self._logits_under(attack, self.deployed, inputs, labels), labels)
+                right = self._right_under(attack, self.deployed, inputs, labels) if left else labels  # none of either
+                self.meters_of(stage)[name].update(right.float())
 
     def _fgsm(self) -> Attack:
         return FastGradient("l2" if self.norm == "l2" else "sign", loss="cross-entropy")
 
-    def _logits_under(self, attack: Attack, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits ``(N, K)`` of what an attack finds within the budget; of inputs that are wrong anyway."""
+    def _right_under(self, attack: Attack, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return which of N images ``(N,)`` are classified right, also as what an attack finds within the budget."""
         assert self.epsilon is not None
         found = craft(attack, network, inputs, labels, norm=self.norm, epsilon=self.epsilon)
         valid = (found.flatten(1).aminmax(dim=1).min >= 0) & (found.flatten(1).amax(1) <= 1)
         valid &= distance_upper_bound(inputs, found, self.norm) <= self.epsilon
         with torch.no_grad():
-            logits, attacked = network(inputs), network(found)
-        return torch.where((valid & (logits.argmax(1) == labels))[:, None], attacked, logits)
+            right: Tensor = network(inputs).argmax(1) == labels
+            withstands: Tensor = network(found).argmax(1) == labels
+        return right & (withstands | ~valid)
 
     def figures(self, deployed: nn.Module, images: ImageSet) -> dict[str, Any]:
         """Return the accuracy of the deployed network under the validation attack, on the first images of a split."""
         if self.epsilon is None:
             return {}
         inputs, labels = images.inputs(torch.arange(min(self.validation_samples, len(images)))), images.labels
-        logits = self._logits_under(self.validation_attack, deployed, inputs, labels[: len(inputs)])
-        right = logits.argmax(1) == labels[: len(inputs)]
+        right = self._right_under(self.validation_attack, deployed, inputs, labels[: len(inputs)])
         return {
             "robust_accuracy": round(right.double().mean().item(), 6),
             "robust_accuracy_of": {

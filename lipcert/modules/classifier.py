@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lipcert.data import ImageSet
 from lipcert.deployment import export
@@ -71,6 +72,7 @@ class Classifier(LightningModule):
             {f"{stage}_": nn.ModuleDict(self.make_meters()) for stage in ("train", "val", "test")}
         )
         self._deployed: list[nn.Module] = []
+        self._evaluated = 0
 
     def make_meters(self) -> dict[str, Metric]:
         """Return the metrics of one stage by name."""
@@ -105,6 +107,34 @@ class Classifier(LightningModule):
         """Return ``(N,)`` labels as the loss wants them."""
         return nn.functional.one_hot(labels, self.num_classes).to(logits.dtype) if self.one_hot else labels
 
+    def place_in_batch(self, count: int) -> tuple[int, int]:
+        """Return how many images of a batch the processes before this one have, and how many all of them have.
+
+        What depends on an image's place in the batch is the same for any number of processes by that. All of them have
+        to ask.
+
+        Args:
+            count: images of the batch that this process has.
+        """
+        if self.trainer.world_size == 1:
+            return 0, count
+        counts = [int(each) for each in gather_all_tensors(torch.tensor(count, device=self.device))]
+        return sum(counts[: self.global_rank]), sum(counts)
+
+    def first_of_split(self, count: int, wanted: int) -> int:
+        """Return how many images, with which a batch begins, are among the first that are validated or tested.
+
+        They are the same images for any number of processes, each of which has to ask once a batch.
+
+        Args:
+            count: images of the batch that this process has.
+            wanted: images of the split.
+        """
+        before, total = self.place_in_batch(count)
+        left = wanted - self._evaluated - before
+        self._evaluated += total
+        return min(max(left, 0), count)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         inputs, labels = batch
@@ -127,6 +157,7 @@ class Classifier(LightningModule):
         """Export the network as it is now; what is validated and tested is what would be saved."""
         with torch.inference_mode(mode=False):  # so that attacks can follow its gradients
             self._deployed = [export(self.network).requires_grad_(False)]
+        self._evaluated = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a validation batch."""

@@ -97,7 +97,6 @@ class DetectorClassifier(Classifier):
         self.validation_samples = validation_samples
         self.register_buffer("threshold", torch.tensor(math.inf))
         self.register_buffer("found", torch.tensor(0), persistent=False)
-        self._attacked = 0
 
     def make_meters(self) -> dict[str, Metric]:
         """Return the metrics of one stage by name; the scores of validation images are kept."""
@@ -143,18 +142,11 @@ class DetectorClassifier(Classifier):
         self.found.zero_()
         super().on_train_epoch_end()
 
-    def deploy(self) -> None:
-        """Export the network as it is now, which no image has been shown to."""
-        super().deploy()
-        self._attacked = 0
-
     def _evaluate(self, stage: Stage, batch: Batch) -> None:
-        left = -(-self.validation_samples // self.trainer.world_size) - self._attacked
+        left = self.first_of_split(len(batch[0]), self.validation_samples)
         with torch.inference_mode(mode=False), torch.autocast(batch[0].device.type, enabled=False):
             inputs = batch[0].clone()
-            some = inputs[: max(left, 0)]
-            self._attacked += len(some)
-            made = [self._adversarial(attack, some) for attack in self.attacks] if len(some) else []
+            made = [self._adversarial(attack, inputs[:left]) for attack in self.attacks] if left else []
             adversarial = torch.cat([inputs[:0], *made])
             with torch.no_grad():
                 logits = self.deployed(torch.cat([inputs, adversarial]))
@@ -163,8 +155,7 @@ class DetectorClassifier(Classifier):
         self.measure(stage, self.loss_of(logits, tampered), logits, tampered)
         meters, scores = self.meters_of(stage), suspicion(logits)
         meters["clean"].update(scores[: len(inputs)])
-        if len(adversarial):
-            meters["adversarial"].update(scores[len(inputs) :])
+        meters["adversarial"].update(scores[len(inputs) :])  # by all processes, or the others wait for it
 
     def report(self, stage: Stage) -> dict[str, Tensor]:
         """Return the scalars that are logged at the end of an epoch, by name."""

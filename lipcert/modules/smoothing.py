@@ -119,10 +119,8 @@ class DerandomizedSmoothing(Classifier):
 
     def _drawn_views(self, inputs: Tensor) -> Tensor:
         """Return the view that each image shows, ``(N,)``; several processes draw what a single one would."""
-        count, first, total = len(inputs), 0, len(inputs)
-        if self.trainer.world_size > 1:
-            sizes = self.all_gather(torch.tensor(count, device=self.device)).flatten()  # type: ignore[union-attr]
-            first, total = int(sizes[: self.global_rank].sum()), int(sizes.sum())
+        count = len(inputs)
+        first, total = self.place_in_batch(count)
         generator = seeded_generator(torch.initial_seed(), self.global_step)
         views = self.network.count_views(inputs)
         return torch.randint(views, (total,), generator=generator)[first : first + count].to(inputs.device)

@@ -10,12 +10,19 @@ from lightning import Trainer
 from torch import nn
 
 from lipcert import load_run
-from lipcert.certificates import ColumnAblation, certify_patch, l1_certificate, predict_votes, vote_counts
+from lipcert.certificates import (
+    ColumnAblation,
+    certify_patch,
+    l1_certificate,
+    lipschitz_upper_bound,
+    predict_votes,
+    vote_counts,
+)
 from lipcert.data import FashionMNISTMini
 from lipcert.deployment import export, save_network
 from lipcert.errors import InputError
 from lipcert.modules import DerandomizedSmoothing
-from lipcert.networks import SmoothedNetwork, SplittingNetwork, cnn
+from lipcert.networks import SmoothedNetwork, SplittingNetwork, cnn, conv_network
 from lipcert.train import main
 from lipcert.training import quiet_lightning
 
@@ -163,3 +170,15 @@ def test_splitting_noise_is_trained_on_views_of_its_own_and_measured_in_l1():
 def test_what_cannot_work_is_refused_before_training(network, patch, message):
     with pytest.raises(InputError, match=message):
         fitted(DerandomizedSmoothing(network(), patch=patch))
+
+
+def test_a_lipschitz_network_votes_as_it_is_deployed():
+    torch.manual_seed(0)
+    base = conv_network((2, 28, 28), stages=((4, 0), (4, 0)), widths=(8,))
+    network = SmoothedNetwork(base, ColumnAblation(9, stride=7), threshold=0.2)
+    fitted(DerandomizedSmoothing(network, patch=3, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.1)))
+    deployed = export(network.eval())
+    assert lipschitz_upper_bound(deployed.network, (2, 28, 28)).value < 1.001
+    inputs = torch.rand(8, 1, 28, 28)
+    assert torch.equal(deployed.votes(inputs), network.votes(inputs))
+    assert deployed.certificate(inputs).norm == "patch"
