@@ -43,11 +43,14 @@ examples:
         the certificates of 5 x 5 patches alone, of the first 200 test images
   python -m lipcert.audit --model mine.networks:resnet --weights resnet.safetensors --data lipcert.data.CIFAR10
         a network from elsewhere: certified if that is possible, attacked in any case
+  python -m lipcert.audit runs/imagenet --data /data/imagenet --budget standard --shard-size 10000
+        more images than the memory holds: read, audited and written 10,000 at a time
   python -m lipcert.audit --self-test
         does the audit notice what is wrong? Unsound certificates and broken networks are planted
 
 It writes report.html (to look at), report.json and samples.csv (to compute with) and adversarial.safetensors. An audit
-that was stopped or killed leaves its finished chunks in partial/, and the same command goes on from there.
+that was stopped or killed leaves its finished chunks in partial/, and the same command goes on from there. In shards,
+the rows are in samples/*.parquet in place of samples.csv, and the budget is that of each shard.
 
 exit codes: 0 every attacked certificate stood; 1 at least one was violated, its adversarial input is saved, or the
             self-test missed a defect; 2 unusable input or stopped early, one line on stderr
@@ -118,7 +121,20 @@ def audit_parser() -> ArgumentParser:
         help="processes that share the work; rows are those of one process, to the bit with as many threads in each",
     )
     parser.add_argument(
+        "--nodes",
+        metavar="N",
+        type=int,
+        default=1,
+        help="machines that share the work, each with --devices processes that torchrun or SLURM has started",
+    )
+    parser.add_argument(
         "--accelerator", metavar="NAME", type=str, default="cpu", help="what they compute on: cpu, cuda, or auto"
+    )
+    parser.add_argument(
+        "--shard-size",
+        metavar="N",
+        type=int | None,
+        help="read, audit and write so many images at a time: memory does not grow with their number; needs pyarrow",
     )
     parser.add_argument("--seed", metavar="SEED", type=int, default=0, help="of everything that attacks draw at random")
     parser.add_argument(
@@ -191,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with one_line_errors(COMMAND):
             options = _parsed(arguments)
-            if options.devices > 1 and _follows():
+            if options.devices * options.nodes > 1 and _follows():
                 return _in_silence(options)
             with logs(quiet=options.quiet, file=options.log):
                 return _audit(options, "python -m lipcert.audit " + shlex.join(arguments))
@@ -210,7 +226,7 @@ def _audit(options: Namespace, command: str) -> int:
 
 def _follows() -> bool:
     """Return whether another process has launched this one to share its work, and is the one to speak."""
-    return os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0"
+    return any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _in_silence(options: Namespace) -> int:
@@ -228,11 +244,16 @@ def _parsed(arguments: list[str]) -> Namespace:
     except ArgumentError as error:
         raise InputError(f"{_complaint(str(error))}; see python -m lipcert.audit --help") from error
     _check_target(options)
-    for name, least in (("samples", 1), ("devices", 1), ("seed", 0), ("patch", 1)):
+    for name, least in (("samples", 1), ("devices", 1), ("nodes", 1), ("seed", 0), ("patch", 1), ("shard_size", 1)):
         if options[name] is not None and options[name] < least:
-            raise InputError(f"expected --{name} >= {least}, got {options[name]}")
+            raise InputError(f"expected --{name.replace('_', '-')} >= {least}, got {options[name]}")
     if isinstance(options.budget, float) and not 0 < options.budget < float("inf"):
         raise InputError(f"expected a finite number of seconds above 0 for --budget, got {options.budget:g}")
+    if options.shard_size is not None and isinstance(options.budget, float):
+        raise InputError(f"expected a budget by its name beside --shard-size, got {options.budget:g} seconds")
+    for name in ("samples", "self_test", "detector", "rejects"):
+        if options.shard_size is not None and options[name]:
+            raise InputError(f"expected --shard-size or --{name.replace('_', '-')}, got both")
     for epsilon in options.epsilons or ():
         if not 0 <= epsilon < float("inf"):
             raise InputError(f"expected every epsilon to be finite and >= 0, got {epsilon:g}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -18,7 +17,8 @@ from jsonargparse import Namespace
 from lipcert.attacks import Attack
 from lipcert.attacks.votes import Voting
 from lipcert.certificates import certify
-from lipcert.data import ImageSet
+from lipcert.concluding import EXIT_STOOD, PARTIAL, conclude, conclude_early, conclude_shards_early
+from lipcert.data import ImageData, ImageSet, ImageSource
 from lipcert.errors import EXIT_UNUSABLE, InputError
 from lipcert.harness import AuditInterrupted, AuditResult, AuditWriteError, Subject, Workplace, launched_team, run_audit
 from lipcert.harness.audit import EPSILONS
@@ -26,20 +26,18 @@ from lipcert.harness.budget import Budget, attack_classes, budget_of
 from lipcert.harness.certifying import Certifier
 from lipcert.harness.checks import spread
 from lipcert.harness.detectors import REJECTED, certify_detected, check_rejects, false_alarms, load_detected
-from lipcert.harness.foreign import NO_RULE, certify_or_not, check_runs, load_data, load_foreign
+from lipcert.harness.foreign import certify_or_not, check_runs, load_data, load_foreign
 from lipcert.harness.joint_attack import joint_budget, jointly
 from lipcert.harness.journal import discard
-from lipcert.harness.power import INFLATIONS, power
 from lipcert.harness.self_test import exit_code, self_test, table
 from lipcert.harness.trust_comparisons import transfer_check
 from lipcert.harness.voting import vote_certifier
-from lipcert.logs import fields, logger_of
-from lipcert.report import write_report
-from lipcert.report.display import percent_down, rounded_down, rounded_up
+from lipcert.logs import logger_of
+from lipcert.report.numbers import Numbers
 from lipcert.runs import load_run
+from lipcert.shards import Sharded, audit_in_shards
+from lipcert.shards.audit import FOLDER as SHARDS
 
-COMMAND = "lipcert audit"
-EXIT_STOOD, EXIT_VIOLATED = 0, 1
 LOG = logger_of("audit")
 COMPARED = 16  # images on which a surrogate is tried
 
@@ -58,7 +56,7 @@ class Target:
     """
 
     network: nn.Module
-    images: ImageSet
+    images: ImageSource
     certifier: Certifier
     subject: Subject
     directory: Path
@@ -80,6 +78,7 @@ def audit(options: Namespace, command: str) -> int:
     if options["self_test"]:
         return audit_the_audit(options, attacks)
     target = rejecting(target_of(options, command), options)
+    check_samples(options["samples"], target.images)
     doubts = compared(target, None if options["surrogate"] is None else load_surrogate(options["surrogate"]))
 
     def told(result: AuditResult) -> AuditResult:
@@ -90,36 +89,74 @@ def audit(options: Namespace, command: str) -> int:
     if target.rejects:
         attacks = None if attacks is None else [jointly(attack) for attack in attacks]
         budget = joint_budget(budget_of(budget, epsilons=epsilons or EPSILONS))
-    samples = options["samples"]
-    if samples is not None and samples > len(target.images):
-        raise InputError(f"expected --samples <= {len(target.images)}, the test images, got {samples}")
     directory = target.directory if options["output"] is None else Path(options["output"])
-    partial = directory / "partial"
-    with launched_team(devices=options["devices"], accelerator=options["accelerator"]) as team:
+    machines = {"devices": options["devices"], "nodes": options["nodes"], "accelerator": options["accelerator"]}
+    with launched_team(**machines) as team:
         if team.leads:
-            prove_writable(directory)
-            if options["restart"]:
-                discard(partial)
+            begin(directory, restart=options["restart"])
+        work = functools.partial(
+            run_audit if options["shard_size"] is None else audit_in_shards,
+            target.network,
+            attacks=attacks,
+            budget=budget,
+            epsilons=epsilons,
+            certifier=target.certifier,
+            subject=target.subject,
+            seed=options["seed"],
+            workplace=Workplace(team, directory / PARTIAL, say),
+        )
+        early = conclude_early if options["shard_size"] is None else conclude_shards_early
         try:
-            result = run_audit(
-                target.network,
-                target.images,
-                samples=None if samples is None else torch.arange(samples),
-                attacks=attacks,
-                budget=budget,
-                epsilons=epsilons,
-                certifier=target.certifier,
-                subject=target.subject,
-                seed=options["seed"],
-                workplace=Workplace(team, partial, say),
-            )
+            result, numbers = measured(work, target.images, options, directory)
         except AuditInterrupted as stop:
-            return _conclude_early(told(stop.result), directory, "interrupted") if team.leads else EXIT_UNUSABLE
+            return early(told(stop.result), directory, "interrupted") if team.leads else EXIT_UNUSABLE
         except AuditWriteError as stop:
-            return _conclude_early(told(stop.result), directory, f"{stop.strerror}: stopped")
+            return early(told(stop.result), directory, f"{stop.strerror}: stopped")
         if not team.leads:
             return EXIT_STOOD
-    return _conclude(told(result), directory)
+    return conclude(told(result), directory, numbers)
+
+
+def check_samples(samples: int | None, images: ImageSource) -> None:
+    """Refuse to attack more samples than there are images.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if samples is not None and samples > len(images):
+        raise InputError(f"expected --samples <= {len(images)}, the test images, got {samples}")
+
+
+def measured(
+    work: Callable[..., Any], images: ImageSource, options: Namespace, directory: Path
+) -> tuple[AuditResult, Numbers | None]:
+    """Return what an audit measures, with numbers of all samples where it does not hold all of their rows.
+
+    Args:
+        work: the audit of a whole split, or that in shards, without the images.
+        images: what to certify.
+        options: those of the command line.
+        directory: of the report.
+
+    Raises:
+        InputError: what the audit refuses.
+        AuditInterrupted: see :func:`~lipcert.harness.run_audit`.
+        AuditWriteError: see there.
+    """
+    samples = options["samples"]
+    if options["shard_size"] is None:
+        return work(images, samples=None if samples is None else torch.arange(samples)), None
+    settings = {name: options[name] for name in ("arithmetic", "patch")}
+    found: Sharded = work(images, directory, shard_size=options["shard_size"], settings=settings)
+    return found.result, found.numbers
+
+
+def begin(directory: Path, *, restart: bool) -> None:
+    """Make sure of the folder of a report; forget what is unfinished in it if the audit starts over."""
+    prove_writable(directory)
+    if restart:
+        discard(directory / PARTIAL)
+        discard(directory / SHARDS)
 
 
 def epsilons_of(options: Namespace) -> list[float] | None:
@@ -160,7 +197,7 @@ def audit_the_audit(options: Namespace, attacks: list[Attack] | None) -> int:
     else:
         target = target_of(options, "")
         _refuse_votes(target, "--self-test alone, which plants false votes of its own")
-        verdicts = planting(target.network, target.images, certifier=target.certifier)
+        verdicts = planting(target.network, cast(ImageSet, target.images), certifier=target.certifier)
     print(table(verdicts))
     return exit_code(verdicts)
 
@@ -182,8 +219,8 @@ def target_of_model(options: Namespace, command: str) -> Target:
     """
     foreign = load_foreign(options["model"], weights=options["weights"], arguments=options["model_args"])
     data = load_data(options["data"], arguments=options["data_args"])
-    images = data.split("test")
-    check_runs(foreign, images.inputs(torch.tensor([0])), len(data.class_names))
+    images = images_of(data, options)
+    check_runs(foreign, images.block(0, 1).inputs(), len(data.class_names))
     subject = Subject(foreign.name, foreign.sha256, data.name, "test", data.class_names, command)
     arithmetic, patch = options["arithmetic"], options["patch"]
     certifier = vote_certifier(foreign.network, arithmetic=arithmetic, patch=patch)
@@ -204,7 +241,12 @@ def target_of_run(options: Namespace, command: str) -> Target:
     arithmetic, patch = options["arithmetic"], options["patch"]
     certifier = vote_certifier(run.network, arithmetic=arithmetic, patch=patch)
     certifier = certifier or functools.partial(certify, arithmetic=arithmetic)
-    return Target(run.network, data.split("test"), certifier, subject, directory / "audit")
+    return Target(run.network, images_of(data, options), certifier, subject, directory / "audit")
+
+
+def images_of(data: ImageData, options: Namespace) -> ImageSource:
+    """Return the test images, in memory unless they are read a shard at a time."""
+    return data.split("test") if options["shard_size"] is None else data.source("test")
 
 
 def rejecting(target: Target, options: Namespace) -> Target:
@@ -228,7 +270,7 @@ def rejecting(target: Target, options: Namespace) -> Target:
         certifier = functools.partial(certify_detected, certifier=certifier)
         name = f"{subject.model_name} with {options['detector']} at {options['threshold']:g}"
         subject = replace(subject, model_name=name, model_sha256="")  # computed of all tensors, the detector's included
-    check_rejects(network, target.images.inputs(torch.tensor([0])), len(subject.class_names))
+    check_rejects(network, target.images.block(0, 1).inputs(), len(subject.class_names))
     subject = replace(subject, class_names=(*subject.class_names, REJECTED))
     return replace(target, network=network, certifier=certifier, subject=subject, rejects=True)
 
@@ -257,7 +299,8 @@ def compared(target: Target, surrogate: nn.Module | None) -> tuple[str, ...]:
     if surrogate is None:
         return ()
     _refuse_votes(target, "no surrogate beside a vote")
-    inputs = target.images.inputs(spread(range(len(target.images)), COMPARED))
+    chosen = spread(range(len(target.images)), COMPARED).tolist()
+    inputs = torch.cat([target.images.block(place, place + 1).inputs() for place in chosen])
     said = transfer_check(target.network, surrogate, inputs)
     return () if said is None else (said,)
 
@@ -280,68 +323,3 @@ def prove_writable(directory: Path) -> None:
 def say(line: str) -> None:
     """Tell the user something that is neither a result nor an error."""
     LOG.info(line)
-
-
-def unusable(message: str) -> int:
-    """Say why there is no verdict, in one line, and return the exit code."""
-    print(f"{COMMAND}: error: {message}", file=sys.stderr)
-    return EXIT_UNUSABLE
-
-
-def _conclude(result: AuditResult, directory: Path) -> int:
-    page = write_report(result, directory)
-    discard(directory / "partial")
-    print(closing_block(result, page))
-    _log_end(result, page, "done")
-    return EXIT_VIOLATED if result.violations else EXIT_STOOD
-
-
-def _log_end(result: AuditResult, page: Path, end: str) -> None:
-    counts = {"samples": len(result.rows), "attacked": sum(row.attacked for row in result.rows)}
-    told = fields(end=end, verdict=result.verdict, **counts, violations=len(result.violations), report=str(page))
-    LOG.debug("the audit has ended", extra=told)
-
-
-def _conclude_early(result: AuditResult, directory: Path, reason: str) -> int:
-    """Conclude an audit that was stopped: what it refuted stays refuted, but that it refuted nothing is no pass."""
-    attacked, violated = sum(row.attacked for row in result.rows), len(result.violations)
-    found = f"{reason} after {attacked:,} samples, {f'{violated:,} violated' if violated else 'none violated'}"
-    going_on = f"the same command goes on with what is in {directory / 'partial'}"
-    try:
-        page = write_report(result, directory)
-    except OSError as error:
-        return unusable(f"{found}; no report could be written ({error.strerror or error}); {going_on}")
-    _log_end(result, page, reason)
-    if violated:
-        print(closing_block(result, page))
-        return EXIT_VIOLATED
-    return unusable(f"{found}; what is known is in {page}; {going_on}")
-
-
-def closing_block(result: AuditResult, page: Path) -> str:
-    """Return the last words of an audit: verdict, nearest miss, power, warnings, where the report is."""
-    attacked = sum(row.attacked for row in result.rows)
-    violated = len(result.violations)
-    if violated:
-        verdict = "FAIL, certificates violated"
-    else:
-        nothing = result.rule == NO_RULE
-        verdict = "NO CERTIFICATES, attacked all the same" if nothing else "PASS, every attacked certificate stood"
-    lines = [("verdict", f"{verdict}: {attacked:,} of {len(result.rows):,} attacked, {violated:,} violated")]
-    nearest = min((row for row in result.rows if row.ratio is not None), key=lambda row: row.ratio or 0.0, default=None)
-    distances = [row.distance for row in result.rows if row.distance is not None]
-    if nearest is None and distances:
-        lines.append(("distances", f"{rounded_up(min(distances))} at least, median {rounded_up(median(distances))}"))
-    elif nearest is None:
-        lines.append(("smallest ratio", "none, no adversarial example was found"))
-    else:
-        where = f"distance {rounded_up(nearest.distance)} over radius {rounded_down(nearest.radius)}"
-        lines.append(("smallest ratio", f"{rounded_down(nearest.ratio)}, sample {nearest.index}: {where}"))
-    strength = power(result.rows)
-    if strength is not None:
-        shares = zip(INFLATIONS, strength.shares, strict=True)
-        refuted = ", ".join(f"{percent_down(share)} at {inflation:g}" for inflation, share in shares)
-        lines.append(("power", f"refuted, had the radii been inflated: {refuted}"))
-    lines += [("warning", warning) for warning in result.warnings]
-    lines.append(("report", str(page)))
-    return "\n".join(f"{title:<16}{text}" for title, text in lines)

@@ -13,7 +13,7 @@ from linear_problem import linear_problem
 from safetensors.numpy import load_file
 from straight_attack import Straight
 
-from lipcert import auditing
+from lipcert import auditing, concluding
 from lipcert.audit import main
 from lipcert.certificates import certify
 from lipcert.data import ImageSet
@@ -236,7 +236,7 @@ def test_a_full_disk_is_noticed_before_the_work(run, capsys, monkeypatch):
 
 
 def test_a_disk_that_fills_up_meanwhile_exits_with_2(run, capsys, monkeypatch):
-    monkeypatch.setattr(auditing, "write_report", no_space)
+    monkeypatch.setattr(concluding, "write_report", no_space)
     assert command(run) == 2
     assert one_line(capsys) == "No space left on device"
 
@@ -309,7 +309,7 @@ def test_a_disk_that_takes_no_more_records_leaves_those_it_has(run, capsys, monk
     said = one_line(capsys)
     assert said.startswith("No space left on device: stopped after 6 samples, none violated; what is known is in ")
     assert report(run.directory / "audit")["attacks"][0]["samples"] == 6
-    monkeypatch.setattr(auditing, "write_report", no_space)
+    monkeypatch.setattr(concluding, "write_report", no_space)
     taken.clear()
     assert command(run, "--samples", "12", "--restart") == 2
     assert "no report could be written (No space left on device); the same command goes on" in one_line(capsys)
@@ -353,13 +353,14 @@ def test_help_is_complete_and_imports_nothing_heavy():
         "--attacks",
         "--epsilons",
         "--devices",
+        "--shard-size",
         "--output",
         "--model",
         "--self-test",
     ):
         assert option in done.stdout
     assert "python -m lipcert.audit runs/quickstart" in done.stdout
-    assert " ".join(done.stdout.split()).count("default: ") == 26
+    assert " ".join(done.stdout.split()).count("default: ") == 28
     assert "exit codes: 0" in done.stdout
 
 

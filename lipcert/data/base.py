@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from lipcert.data.augment import Augmentation
-from lipcert.data.image_set import ImageSet
+from lipcert.data.image_set import ImageSet, ImageSource
 from lipcert.data.loader import BatchLoader
 from lipcert.errors import InputError
 
@@ -139,6 +139,17 @@ class ImageData(LightningDataModule):
         if which not in self._splits:
             raise InputError(f"expected val_size >= 1 for the validation split of {self.name}, got 0")
         return self._splits[which]
+
+    def source(self, which: Split) -> ImageSource:
+        """One split to be read a block at a time; here from memory, where it is as a whole.
+
+        Args:
+            which: ``"train"``, ``"val"`` or ``"test"``.
+
+        Raises:
+            InputError: the files cannot be found or used, or there is no such split.
+        """
+        return self.split(which)
 
     def _load(self, which: Split) -> None:
         if which == "test":

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lipcert.data.augment import Augmentation
 from lipcert.data.base import ImageData, Split, check_size, held_out
 from lipcert.data.decode import decode_all, decode_image
 from lipcert.data.file_tree import FileTree
-from lipcert.data.image_set import ImageSet
+from lipcert.data.image_set import ImageSet, ImageSource
 from lipcert.data.lookup import find_path
 from lipcert.data.metadata import arrange_by_metadata, in_order
 from lipcert.errors import InputError
@@ -105,12 +107,53 @@ class ImageFolder(ImageData):
     def _has_val(self) -> bool:
         return "val" in self._files
 
-    def _read(self, part: Split) -> ImageSet:
-        files = self._files[part]
+    def source(self, which: Split) -> ImageSource:
+        """One split, of which the test images are decoded a block at a time.
+
+        Args:
+            which: ``"train"``, ``"val"`` or ``"test"``.
+
+        Raises:
+            InputError: the files cannot be found or used, or there is no such split.
+        """
+        return self._decoder("test") if which == "test" else self.split(which)
+
+    def _decoder(self, part: Split) -> _Decoder:
         number = {label: n for n, label in enumerate(self.class_names)}
-        with FileTree(find_path(self.path)) as tree:
-            images = decode_all(tree, [name for name, _ in files], size=self.image_size, grayscale=self.grayscale)
-        return ImageSet(images, torch.tensor([number[label] for _, label in files]))
+        names = [name for name, _ in self._files[part]]
+        labels = torch.tensor([number[label] for _, label in self._files[part]])
+        return _Decoder(find_path(self.path), names, labels, self.image_size, self.grayscale)
+
+    def _read(self, part: Split) -> ImageSet:
+        return self._decoder(part).block(0, len(self._files[part]))
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Files that are decoded when they are asked for.
+
+    Attributes:
+        path: folder or archive.
+        names: of the N files.
+        labels: ``(N,)`` int64.
+        size: height and width; None for the images' own.
+        grayscale: one channel instead of three.
+    """
+
+    path: Path
+    names: Sequence[str]
+    labels: Tensor
+    size: tuple[int, int] | None
+    grayscale: bool
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def block(self, begin: int, end: int) -> ImageSet:
+        """Decode the images from one position up to another."""
+        with FileTree(self.path) as tree:
+            images = decode_all(tree, self.names[begin:end], size=self.size, grayscale=self.grayscale)
+        return ImageSet(images, self.labels[begin:end])
 
 
 def arrange(names: Sequence[str], path: Path) -> dict[str, list[tuple[str, str]]]:

@@ -1,11 +1,15 @@
-"""Labelled images in memory."""
+"""Labelled images: in memory, or wherever they come from a block at a time."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcert.errors import InputError
@@ -61,6 +65,10 @@ class ImageSet:
         images = self.images if indices is None else self.images.index_select(0, indices)
         return images.clone() if images.is_floating_point() else images.to(torch.float32).div_(255)
 
+    def block(self, begin: int, end: int) -> ImageSet:
+        """The images from one position up to another, not copied."""
+        return ImageSet(self.images[begin:end], self.labels[begin:end])
+
     def pixels(self) -> Tensor:
         """The images ``(N, C, H, W)`` as bytes; floats are rounded to the nearest grey level."""
         return self.images if self.images.dtype == torch.uint8 else (self.images * 255).round().to(torch.uint8)
@@ -72,8 +80,35 @@ class ImageSet:
     @property
     def sha256(self) -> str:
         """Hexadecimal SHA-256 over the shape, the images as bytes or little-endian floats, and the labels as int64."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        images = self.images.contiguous().numpy()
+        return sha256_of(tuple(self.images.shape), [self], [self.labels.numpy()])
+
+
+def sha256_of(shape: Sequence[int], blocks: Iterable[ImageSet], labels: Iterable[NDArray[np.int64]]) -> str:
+    """Return the checksum of images that are seen a block at a time.
+
+    Args:
+        shape: ``(N, C, H, W)`` of all of them.
+        blocks: the images, in order.
+        labels: their labels, in order; gone through when all images have been seen.
+    """
+    digest = hashlib.sha256(repr(tuple(shape)).encode())
+    for block in blocks:
+        images = block.images.contiguous().numpy()
         digest.update(images.astype(images.dtype.newbyteorder("<"), copy=False).data)
-        digest.update(self.labels.contiguous().numpy().astype("<i8").data)
-        return digest.hexdigest()
+    for part in labels:
+        digest.update(np.ascontiguousarray(part).astype("<i8").data)
+    return digest.hexdigest()
+
+
+class ImageSource(Protocol):
+    """N labelled images that are read a block at a time; an :class:`ImageSet` is one that holds them all."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def block(self, begin: int, end: int) -> ImageSet:
+        """Read the images from one position up to another.
+
+        Raises:
+            InputError: they cannot be read.
+        """

@@ -17,7 +17,7 @@ from lipcert.errors import InputError
 Layout = Literal["channels_first", "channels_last"]
 
 _CHANNELS = (1, 3, 4)
-_MOST_CLASSES = 1_000_000  # unless they are named: every class gets a name, and every network a logit for it
+MOST_CLASSES = 1_000_000  # unless they are named: every class gets a name, and every network a logit for it
 
 
 class ImageTensors(ImageData):
@@ -120,8 +120,8 @@ def class_names_of(parts: dict[Split, ImageSet], names: Sequence[str] | None) ->
     if names is not None:
         return tuple(map(str, names))
     largest = max(int(images.labels.max()) for images in parts.values())
-    if largest >= _MOST_CLASSES:
-        raise InputError(f"expected labels below {_MOST_CLASSES:,}, got {largest}; pass the names of the classes")
+    if largest >= MOST_CLASSES:
+        raise InputError(f"expected labels below {MOST_CLASSES:,}, got {largest}; pass the names of the classes")
     return tuple(map(str, range(largest + 1)))
 
 

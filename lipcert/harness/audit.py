@@ -165,13 +165,16 @@ def run_audit(
         ledger = Ledger(images, certificate, journal)
         ledger.enter_clean(clean)
         interrupts = Interrupts(ignore=not workplace.team.leads)
-        doubts = checks_before(network, images, attacked, certificate, device=workplace.team.device)
+        doubts: tuple[str, ...] = ()
+        if workplace.first:
+            doubts = checks_before(network, images, attacked, certificate, device=workplace.team.device)
         rounds = Rounds(network, ledger, journal, workplace.team, clock, seed, interrupts)
         end = rounds.run(spent, attacked)
         if end == "time" and not any(row.attacked for row in ledger.rows):
             raise InputError(f"expected more than {clock.elapsed:.2g} s, which is what certification alone takes")
         result = _result(network, ledger, epsilons=accuracies, subject=names, workplace=workplace)
-        result = replace(result, warnings=(*_END_WARNINGS.get(end, ()), *_left_out(rounds), *doubts, *result.warnings))
+        doubts = (*_END_WARNINGS.get(end, ()), *_left_out(rounds), *doubts)
+        result = replace(result, warnings=(*doubts, *result.warnings), doubts=doubts)
     finally:
         journal.close()
     if end == "interrupted":
@@ -267,6 +270,7 @@ def _result(
         attacks=ledger.attack_rows(),
         gallery=ledger.gallery(),
         warnings=checks_after(ledger, classes=classes),
+        boundary=frozenset(ledger.boundary),
     )
 
 

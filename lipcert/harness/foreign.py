@@ -21,7 +21,7 @@ from lipcert.attacks.verify import predictions
 from lipcert.certificates import Certificate, certify
 from lipcert.certificates.margin import check_inputs
 from lipcert.checkpoints import load_plain
-from lipcert.data import ImageArrays, ImageData, ImageFolder
+from lipcert.data import ImageArrays, ImageData, ImageFolder, StreamedArrays
 from lipcert.data.arrays import SUFFIXES as ARRAYS
 from lipcert.deployment import check_export, export, file_sha256
 from lipcert.documents import parsed_json
@@ -295,8 +295,9 @@ def load_data(data: str, *, arguments: str | Mapping[str, Any] | None = None) ->
 
     Args:
         data: import path of an ``ImageData`` class with a dot or a colon before its name, the path of a folder or zip
-            archive of images, see :class:`~lipcert.data.ImageFolder`, or of an ``.npz`` or ``.safetensors`` file of
-            arrays, see :class:`~lipcert.data.ImageArrays`.
+            archive of images, see :class:`~lipcert.data.ImageFolder`, of an ``.npz`` or ``.safetensors`` file of
+            arrays, see :class:`~lipcert.data.ImageArrays`, or of a folder of ``.npy`` files, see
+            :class:`~lipcert.data.StreamedArrays`.
         arguments: keyword arguments of the class, or the JSON object that holds them.
 
     Raises:
@@ -308,7 +309,7 @@ def load_data(data: str, *, arguments: str | Mapping[str, Any] | None = None) ->
     """
     values = parsed_arguments(arguments)
     if Path(data).is_dir() or data.endswith(".zip"):
-        found: Any = ImageFolder
+        found: Any = StreamedArrays if any(Path(data).glob("*.npy")) else ImageFolder
         values = {"path": data, **values}
     elif data.endswith(ARRAYS):
         found = ImageArrays

@@ -276,6 +276,8 @@ def _attack_row(setting: Setting, tally: Tally, *, won: int) -> AttackRow:
         backward_passes=tally.backward_passes,
         won=won,
         components=dict(tally.components),
+        found=tally.found,
+        black_box=setting.attack.black_box,
     )
 
 

@@ -71,6 +71,8 @@ class AttackRow:
         backward_passes: images pushed backward.
         won: number of samples whose nearest adversarial example it found.
         components: where it is made of several attacks, how many of its examples each of them found, by name.
+        found: per sample the smallest distance of its examples; infinite where it found none.
+        black_box: whether it uses no gradients.
     """
 
     name: str
@@ -84,6 +86,8 @@ class AttackRow:
     backward_passes: int
     won: int = 0
     components: Mapping[str, int] = field(default_factory=dict)
+    found: Mapping[int, float] = field(default_factory=dict, repr=False, compare=False)
+    black_box: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,11 @@ class AuditResult:
     """Everything that an audit measured, in the order in which the report tells it.
 
     Radii that are on a grid (see :class:`lipcert.certificates.Certificate`) are withstood themselves.
+
+    Attributes:
+        doubts: those of the warnings that do not follow from rows and attacks: how the audit ended, which attacks were
+            left out, and what speaks against trusting attacks on this network.
+        boundary: samples whose deployed network changes class just inside the radius, by rounding alone.
     """
 
     created: str
@@ -129,6 +138,8 @@ class AuditResult:
     gallery: tuple[GalleryItem, ...]
     warnings: tuple[str, ...]
     grid: int | None = None
+    doubts: tuple[str, ...] = ()
+    boundary: frozenset[int] = frozenset()
 
     @property
     def violations(self) -> tuple[SampleRow, ...]:

@@ -97,24 +97,25 @@ class FabricTeam(Team):
 
 
 @contextmanager
-def launched_team(*, devices: int = 1, accelerator: str = "cpu") -> Iterator[Team]:
+def launched_team(*, devices: int = 1, nodes: int = 1, accelerator: str = "cpu") -> Iterator[Team]:
     """Start the processes of an audit through Lightning Fabric, and end them.
 
-    The command is run once a device; all processes but the leading one are to be silent.
+    The command is run once a device; all processes but the leading one are to be silent. Where torchrun or SLURM has
+    started them already, they find one another, on any number of nodes.
 
     Args:
-        devices: number of processes, each on a device of its own.
+        devices: number of processes a node, each on a device of its own.
+        nodes: number of nodes.
         accelerator: ``"cpu"``, ``"cuda"`` or what else Fabric knows.
 
     Raises:
         InputError: no such accelerator, or too few of its devices.
     """
-    if devices == 1 and accelerator == "cpu":
+    if devices * nodes == 1 and accelerator == "cpu":
         yield Team()
         return
     with _quiet():
-        fabric = _fabric(devices, accelerator)
-        fabric.launch()
+        fabric = _launched(devices, nodes, accelerator)
     launcher = getattr(fabric.strategy, "launcher", None)
     processes: list[subprocess.Popen[bytes]] = list(getattr(launcher, "procs", ()))
     if processes and launcher is not None:
@@ -129,16 +130,19 @@ def launched_team(*, devices: int = 1, accelerator: str = "cpu") -> Iterator[Tea
             dist.destroy_process_group()
 
 
-def _fabric(devices: int, accelerator: str) -> Any:
+def _launched(devices: int, nodes: int, accelerator: str) -> Any:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    strategy = DDPStrategy(timeout=LONGEST_WAIT) if devices > 1 else "auto"
+    strategy = DDPStrategy(timeout=LONGEST_WAIT) if devices * nodes > 1 else "auto"
     try:
-        return Fabric(accelerator=accelerator, devices=devices, strategy=strategy)
+        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy)
+        fabric.launch()
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InputError(f"expected {devices} {accelerator} devices: {error}") from error
+        where = f" on each of {nodes} nodes" if nodes > 1 else ""
+        raise InputError(f"expected {devices} {accelerator} devices{where}: {error}") from error
+    return fabric
 
 
 @contextmanager

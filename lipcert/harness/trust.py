@@ -246,11 +246,21 @@ def nearer_without_gradients(found: Mapping[str, Mapping[int, float]], black_box
     black = _best(distances for name, distances in found.items() if name in black_box)
     both = sorted(set(white) & set(black))
     nearer = [sample for sample in both if black[sample] < CLEARLY * white[sample]]
-    if not nearer or len(nearer) < SHARE * len(both):
+    return told_of_black_boxes(len(both), len(nearer), sum(math.isinf(white[sample]) for sample in nearer))
+
+
+def told_of_black_boxes(both: int, nearer: int, only: int) -> str | None:
+    """Return the warning of :func:`nearer_without_gradients`, given what it rests on.
+
+    Args:
+        both: number of samples that attacks with and without gradients have attacked.
+        nearer: on how many those without came clearly nearer,
+        only: and on how many of these the others found nothing at all.
+    """
+    if not nearer or nearer < SHARE * both:
         return None
-    only = sum(math.isinf(white[sample]) for sample in nearer)
     return (
-        f"Black box beating white box: at {len(nearer):,} of {len(both):,} samples that both attacked, what was found "
+        f"Black box beating white box: at {nearer:,} of {both:,} samples that both attacked, what was found "
         f"without gradients is more than {1 - CLEARLY:.0%} nearer than what was found with them, which is nothing at "
         f"all at {only:,}. The gradients are masked: distances are too large, attack with more queries."
     )

@@ -22,8 +22,11 @@ class Workplace:
         partial: folder for the records of finished chunks; an audit that finds its own there goes on with them, and
             whoever has written the report removes it. None: a killed audit starts over.
         announce: told in one line what was found there.
+        first: whether this network has not been audited here before: what speaks against trusting attacks on it is
+            looked for once, not again for every shard of its images.
     """
 
     team: Team = field(default_factory=Team)
     partial: Path | None = None
     announce: Callable[[str], object] = _say_nothing
+    first: bool = True

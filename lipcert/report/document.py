@@ -8,25 +8,15 @@ from importlib import resources
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
-from lipcert.harness.power import (
-    INFLATIONS,
-    median_ratio,
-    power,
-    share_refuted,
-    share_refuted_at_one_more,
-    smallest_ratio,
-)
+from lipcert.harness.power import INFLATIONS
 from lipcert.harness.result import AttackRow, AuditResult, SampleRow
 from lipcert.report import measures
-from lipcert.report.classes import ClassRow, class_rows
+from lipcert.report.classes import ClassRow
 from lipcert.report.display import number_key
-from lipcert.report.figures_ratios import FACTORS, refuted_curve
-from lipcert.report.strength import strength
+from lipcert.report.figures_ratios import FACTORS
+from lipcert.report.numbers import Curves, Numbers, numbers_of
 
 SCHEMA = "lipcert/report/2"
-CURVE_POINTS = 101
 SHOWN = 10
 
 
@@ -42,18 +32,19 @@ def report_schema() -> dict[str, Any]:
     return schema
 
 
-def report_document(result: AuditResult) -> dict[str, Any]:
+def report_document(result: AuditResult, numbers: Numbers | None = None) -> dict[str, Any]:
     """The audit as plain JSON values, after the shipped schema.
 
     Shares are exact quotients of counts. A number that does not exist or is not finite is None, never NaN or Infinity.
 
     Args:
         result: what the audit measured.
+        numbers: of all samples, where the result holds only some of them; by default those of its rows.
 
     Returns:
         A dictionary that ``json.dumps(..., allow_nan=False)`` accepts.
     """
-    attacked = measures.attacked_rows(result.rows)
+    numbers = numbers_of(result) if numbers is None else numbers
     return {
         "schema": SCHEMA,
         "verdict": result.verdict,
@@ -67,25 +58,23 @@ def report_document(result: AuditResult) -> dict[str, Any]:
         "data": {
             "name": result.data_name,
             "split": result.data_split,
-            "samples": len(result.rows),
+            "samples": numbers.samples,
             "sha256": result.data_sha256,
         },
         "environment": {str(name): str(value) for name, value in result.environment.items()},
         "lipschitz": _lipschitz(result),
-        "clean_accuracy": measures.clean_accuracy(result.rows),
-        "certificates": _certificates(result),
+        "clean_accuracy": numbers.clean_accuracy,
+        "certificates": _certificates(result, numbers),
         "attacked": {
-            "samples": len(attacked),
-            "successes": sum(row.distance is not None for row in attacked),
+            "samples": numbers.attacked,
+            "successes": numbers.found,
         },
         "attacks": [_attack(attack) for attack in result.attacks],
-        "empirical_accuracy": {
-            number_key(epsilon): measures.empirical_accuracy(result.rows, epsilon) for epsilon in result.epsilons
-        },
-        "curves": _curves(result),
-        "tightness": {"median_ratio": _finite(median_ratio(result.rows))},
-        "power": _power(result),
-        "classes": [_class(found) for found in class_rows(result.rows)],
+        "empirical_accuracy": {number_key(row.epsilon): row.attacked_empirical for row in numbers.accuracies},
+        "curves": _curves(numbers.curves),
+        "tightness": {"median_ratio": _finite(numbers.median_ratio)},
+        "power": _power(result, numbers),
+        "classes": [_class(found) for found in numbers.classes],
         "violations": [_violation(row) for row in result.violations],
         "warnings": list(all_warnings(result)),
         "assumptions": list(result.assumptions),
@@ -118,16 +107,14 @@ def _lipschitz(result: AuditResult) -> dict[str, Any]:
     }
 
 
-def _certificates(result: AuditResult) -> dict[str, Any]:
+def _certificates(result: AuditResult, numbers: Numbers) -> dict[str, Any]:
     return {
         "norm": result.norm,
         "rule": result.rule,
         "arithmetic": result.arithmetic,
         "grid": result.grid,
-        "average_certified_radius": _finite(measures.average_certified_radius(result.rows)),
-        "certified_accuracy": {
-            number_key(epsilon): measures.certified_accuracy(result.rows, epsilon) for epsilon in result.epsilons
-        },
+        "average_certified_radius": _finite(numbers.average_certified_radius),
+        "certified_accuracy": {number_key(row.epsilon): row.certified for row in numbers.accuracies},
     }
 
 
@@ -155,30 +142,24 @@ def _setting(value: float | str) -> float | str:
     return int(value) if isinstance(value, Integral) else str(value)
 
 
-def _curves(result: AuditResult) -> dict[str, Any]:
-    """Accuracies over a fine grid of budgets, so that the page that compares audits needs no rows."""
-    rows, attacked = result.rows, measures.attacked_rows(result.rows)
-    steps = np.linspace(0, measures.longest_budget(rows, result.epsilons), CURVE_POINTS) if rows else np.zeros(0)
-    budgets = np.array([float(f"{step:.6g}") for step in steps])
+def _curves(curves: Curves) -> dict[str, Any]:
     return {
-        "epsilon": budgets.tolist(),
-        "certified": measures.certified_curve(rows, budgets).tolist() if rows else [],
-        "empirical": measures.empirical_curve(attacked, budgets).tolist() if attacked else None,
+        "epsilon": list(curves.epsilon),
+        "certified": list(curves.certified),
+        "empirical": None if curves.empirical is None else list(curves.empirical),
     }
 
 
-def _power(result: AuditResult) -> dict[str, Any]:
-    found = power(result.rows)
+def _power(result: AuditResult, numbers: Numbers) -> dict[str, Any]:
+    found = numbers.power
     return {
         "certificates": found.certificates if found else 0,
-        "strength": strength(result.rows, one_more=measures.steps_of(result)),
-        "smallest_refuted_inflation": _finite(smallest_ratio(result.rows)),
+        "strength": numbers.strength(by_steps=measures.steps_of(result) is not None),
+        "smallest_refuted_inflation": _finite(numbers.smallest_ratio),
         "median_refuted_inflation": _finite(found.median if found else None),
-        "share_refuted": {number_key(inflation): share_refuted(result.rows, inflation) for inflation in INFLATIONS},
-        "share_refuted_at_one_more": None
-        if result.grid is None
-        else share_refuted_at_one_more(result.rows, result.grid),
-        "curve": {"inflation": list(FACTORS), "refuted": refuted_curve(result.rows) if found else None},
+        "share_refuted": {number_key(inflation): numbers.share_refuted(inflation) for inflation in INFLATIONS},
+        "share_refuted_at_one_more": numbers.refuted_at_one_more,
+        "curve": {"inflation": list(FACTORS), "refuted": None if numbers.refuted is None else list(numbers.refuted)},
     }
 
 

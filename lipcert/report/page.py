@@ -5,41 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
 
 from lipcert.harness.foreign import NO_RULE
-from lipcert.harness.power import (
-    INFLATIONS,
-    median_ratio,
-    power,
-    ratios,
-    share_refuted,
-    share_refuted_at_one_more,
-    smallest_ratio,
-)
+from lipcert.harness.power import INFLATIONS, ratios
 from lipcert.harness.result import AuditResult, SampleRow
 from lipcert.report import cloud, figures, figures_classes, figures_ratios, gallery, measures
-from lipcert.report.classes import ClassRow, class_rows, most_fragile
+from lipcert.report.classes import ClassRow, most_fragile
 from lipcert.report.display import measured_in, norm_name, rounded_down, rounded_up
 from lipcert.report.document import all_warnings
-from lipcert.report.strength import RULES, RULES_BY_STEPS, STRONG, strength, strength_reason
+from lipcert.report.numbers import Numbers, numbers_of
+from lipcert.report.strength import RULES, RULES_BY_STEPS, STRONG, strength_reason
 from lipcert.report.templates import rendered
 
 MAX_TABLE_ROWS = 20
 MAX_PICTURES = 24
-
-
-@dataclass(frozen=True, slots=True)
-class AccuracyRow:
-    """Accuracies at one epsilon; the attacked ones are None if nothing was attacked."""
-
-    epsilon: float
-    certified: float | None
-    attacked_certified: float | None
-    attacked_empirical: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +32,7 @@ class InflationRow:
     share: float | None
 
 
-def render_html(result: AuditResult) -> str:
+def render_html(result: AuditResult, numbers: Numbers | None = None) -> str:
     """The report as one HTML file that opens offline: styles, figures, images and a small script lie inside it.
 
     Everything that the audit was handed (names, commands, warnings) is escaped. The same result gives the same text.
@@ -59,8 +41,13 @@ def render_html(result: AuditResult) -> str:
 
     Args:
         result: what the audit measured; at least one row.
+        numbers: of all samples, where the result holds only some of them, which are drawn; by default those of its
+            rows.
     """
-    context = _subject(result) | _rows(result) | _ratios(result) | _classes(result) | _gallery(result)
+    told = numbers_of(result) if numbers is None else numbers
+    context = _subject(result, told) | _rows(result, told) | _ratios(result, told) | _classes(result, told)
+    context |= {"rows_in": "samples.csv" if numbers is None else "samples/*.parquet"}
+    context |= _gallery(result) | {"in_shards": numbers is not None, "drawn": len(result.rows)}
     return rendered("report.html.j2", context | {"contents": _contents(context)})
 
 
@@ -69,12 +56,14 @@ def is_certified(result: AuditResult) -> bool:
     return result.rule != NO_RULE
 
 
-def _subject(result: AuditResult) -> dict[str, Any]:
-    certified, attacked = is_certified(result), measures.attacked_rows(result.rows)
+def _subject(result: AuditResult, numbers: Numbers) -> dict[str, Any]:
+    certified, attacked = is_certified(result), numbers.attacked
     failed = result.verdict == "fail"
     tone = "fail" if failed else "pass" if attacked and certified else "untested"
     return {
         "result": result,
+        "samples": numbers.samples,
+        "violated": numbers.violated,
         "certified": certified,
         "failed": failed,
         "tone": tone,
@@ -86,39 +75,37 @@ def _subject(result: AuditResult) -> dict[str, Any]:
         "refuted_ratio": "1 or below" if result.grid is not None else "below 1",
         "warnings": all_warnings(result),
         "refuted": frozenset(row.index for row in result.violations),
-        "violations": _tightest(result.violations, certified=True)[:MAX_TABLE_ROWS],
+        "violations": tightest(result.violations, certified=True)[:MAX_TABLE_ROWS],
         "class_name": lambda label: figures_classes.class_name(label, result.class_names),
     }
 
 
-def _rows(result: AuditResult) -> dict[str, Any]:
+def _rows(result: AuditResult, numbers: Numbers) -> dict[str, Any]:
     rows, certified = result.rows, is_certified(result)
-    attacked = measures.attacked_rows(rows)
-    distances = [row.distance for row in attacked if row.distance is not None]
     return {
-        "attacked": attacked,
-        "subset": len(attacked) < len(rows),
-        "found": len(distances),
-        "median_distance": median(distances) if distances else None,
-        "uncertified": sum(row.radius <= 0 for row in rows),
-        "clean_accuracy": measures.clean_accuracy(rows),
-        "average_certified_radius": measures.average_certified_radius(rows),
-        "accuracies": _accuracies(result, attacked),
+        "attacked": numbers.attacked,
+        "subset": numbers.attacked < numbers.samples,
+        "found": numbers.found,
+        "median_distance": numbers.median_distance,
+        "uncertified": numbers.uncertified,
+        "clean_accuracy": numbers.clean_accuracy,
+        "average_certified_radius": numbers.average_certified_radius,
+        "accuracies": numbers.accuracies,
         "accuracy_figure": figures.accuracy_figure(rows, result.epsilons, norm=result.norm, certified=certified),
-        "comparison": _tightest(attacked, certified=certified)[:MAX_TABLE_ROWS],
+        "comparison": tightest(measures.attacked_rows(rows), certified=certified)[:MAX_TABLE_ROWS],
         "attacks": sorted(result.attacks, key=lambda attack: -attack.won),
     }
 
 
-def _ratios(result: AuditResult) -> dict[str, Any]:
-    rows = result.rows
-    one_more = measures.steps_of(result)
-    found, grade, shown = power(rows), strength(rows, one_more=one_more), np.array(ratios(rows))
-    rules = RULES if one_more is None else RULES_BY_STEPS
+def _ratios(result: AuditResult, numbers: Numbers) -> dict[str, Any]:
+    rows, found = result.rows, numbers.power
+    by_steps = measures.steps_of(result) is not None
+    grade, shown = numbers.strength(by_steps=by_steps), np.array(ratios(rows))
+    rules = RULES_BY_STEPS if by_steps else RULES
     last = figures_ratios.last_drawn(shown) if shown.size else math.inf
     return {
-        "smallest_ratio": smallest_ratio(rows),
-        "median_ratio": median_ratio(rows),
+        "smallest_ratio": numbers.smallest_ratio,
+        "median_ratio": numbers.median_ratio,
         "ratio_count": shown.size,
         "last_ratio": last,
         "beyond": int((shown > last).sum()),
@@ -127,17 +114,17 @@ def _ratios(result: AuditResult) -> dict[str, Any]:
         "tightness_figure": figures_ratios.tightness_figure(rows) if shown.size else None,
         "power": found,
         "strength": grade,
-        "strength_reason": strength_reason(rows, one_more=one_more) if found else None,
+        "strength_reason": strength_reason(*numbers.noticed(by_steps=by_steps), by_steps=by_steps) if found else None,
         "strength_rule": rules[grade] if grade else None,
-        "refuted_at_one_more": None if one_more is None else share_refuted_at_one_more(rows, one_more),
-        "refuted_at_strong": share_refuted(rows, STRONG),
+        "refuted_at_one_more": numbers.refuted_at_one_more if by_steps else None,
+        "refuted_at_strong": numbers.share_refuted(STRONG),
         "power_figure": figures_ratios.power_figure(rows) if found else None,
-        "inflations": [InflationRow(factor, share_refuted(rows, factor)) for factor in INFLATIONS],
+        "inflations": [InflationRow(factor, numbers.share_refuted(factor)) for factor in INFLATIONS],
     }
 
 
-def _classes(result: AuditResult) -> dict[str, Any]:
-    certified, names, classes = is_certified(result), result.class_names, class_rows(result.rows)
+def _classes(result: AuditResult, numbers: Numbers) -> dict[str, Any]:
+    certified, names, classes = is_certified(result), result.class_names, numbers.classes
     return {
         "classes": classes,
         "classes_drawn": figures_classes.MAX_CLASSES_DRAWN,
@@ -176,19 +163,7 @@ def _contents(context: dict[str, Any]) -> list[tuple[str, str]]:
     return [(target, text) for target, text, shown in sections if shown]
 
 
-def _accuracies(result: AuditResult, attacked: Sequence[SampleRow]) -> list[AccuracyRow]:
-    return [
-        AccuracyRow(
-            epsilon=epsilon,
-            certified=measures.certified_accuracy(result.rows, epsilon),
-            attacked_certified=measures.certified_accuracy(attacked, epsilon),
-            attacked_empirical=measures.empirical_accuracy(attacked, epsilon),
-        )
-        for epsilon in sorted(result.epsilons)
-    ]
-
-
-def _tightest(rows: Sequence[SampleRow], *, certified: bool) -> list[SampleRow]:
+def tightest(rows: Sequence[SampleRow], *, certified: bool) -> list[SampleRow]:
     """Refuted certificates first, then by rising ratio, or distance; samples without one last."""
 
     def rank(row: SampleRow) -> tuple[bool, float, int]:

@@ -34,7 +34,11 @@ def strength(rows: Sequence[SampleRow], *, one_more: int | None = None) -> Stren
         >>> strength(rows[:1]), strength(rows), strength(rows[1:]), strength([])
         ('strong', 'moderate', 'weak', None)
     """
-    noticed, refuted = _noticed(rows, WEAK, one_more), _noticed(rows, STRONG, one_more)
+    return grade(_noticed(rows, WEAK, one_more), _noticed(rows, STRONG, one_more))
+
+
+def grade(noticed: float | None, refuted: float | None) -> Strength | None:
+    """Return the grade of :func:`strength`, given the shares that a weak and a strong audit have to refute."""
     if noticed is None or refuted is None:
         return None
     if noticed == 0:
@@ -46,19 +50,23 @@ def _noticed(rows: Sequence[SampleRow], inflation: float, one_more: int | None) 
     return share_refuted(rows, inflation) if one_more is None else share_refuted_at_one_more(rows, one_more)
 
 
-def strength_reason(rows: Sequence[SampleRow], *, one_more: int | None = None) -> str:
+def strength_reason(noticed: float | None, refuted: float | None, *, by_steps: bool = False) -> str:
     r"""Say in a sentence what the grade rests on; at least one certificate was attacked.
 
+    Args:
+        noticed: share of the certificates that a weak audit would not have refuted.
+        refuted: share of which a strong audit would have refuted half.
+        by_steps: whether steps were counted, rather than factors.
+
     Example:
-        >>> strength_reason([SampleRow(0, 3, 3, 0.5, distance=0.6, attacked=True)])
+        >>> strength_reason(1.0, 1.0)
         'Had all radii been 1.5 times as large, 100\xa0% of the attacked certificates would have been refuted.'
     """
-    if one_more is not None:
-        share = percent_down(share_refuted_at_one_more(rows, one_more))
+    share = percent_down(refuted)
+    if by_steps:
         return f"Had every side been one pixel larger, {share} of the attacked certificates would have been refuted."
-    if strength(rows) == "weak":
+    if grade(noticed, refuted) == "weak":
         return f"Radii {WEAK:g} times as large would have passed unnoticed."
-    share = percent_down(share_refuted(rows, STRONG))
     return (
         f"Had all radii been {STRONG:g} times as large, {share} of the attacked certificates would have been refuted."
     )

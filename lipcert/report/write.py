@@ -16,13 +16,14 @@ from lipcert.errors import InputError
 from lipcert.files import write_atomically
 from lipcert.harness.result import AuditResult, GalleryItem, SampleRow
 from lipcert.report.document import report_document
+from lipcert.report.numbers import Numbers
 from lipcert.report.page import render_html
 
 COLUMNS = ("index", "label", "prediction", "radius", "distance", "attack", "ratio", "adversarial_prediction")
-ADVERSARIAL = "adversarial.safetensors"
+ROWS, ADVERSARIAL = "samples.csv", "adversarial.safetensors"
 
 
-def write_report(result: AuditResult, directory: Path) -> Path:
+def write_report(result: AuditResult, directory: Path, numbers: Numbers | None = None) -> Path:
     """Write ``report.json``, ``samples.csv``, ``report.html`` and the gallery's inputs as ``adversarial.safetensors``.
 
     Everything is rendered before the first file is touched, and each file replaces its predecessor in one step, so an
@@ -31,6 +32,8 @@ def write_report(result: AuditResult, directory: Path) -> Path:
     Args:
         result: what the audit measured; at least one row.
         directory: where the files go; made if missing.
+        numbers: of all samples, where the result holds only some of their rows; then no ``samples.csv`` is written, and
+            an older one is removed.
 
     Returns:
         The path of ``report.html``.
@@ -54,20 +57,18 @@ def write_report(result: AuditResult, directory: Path) -> Path:
     """
     if not result.rows:
         raise InputError("expected an audit of at least one sample, got 0")
-    document = json.dumps(report_document(result), indent=2, allow_nan=False) + "\n"
-    contents = {
-        "report.json": document.encode("ascii"),
-        "samples.csv": _encoded(samples_table(result.rows)),
-        "report.html": _encoded(render_html(result)),
-    }
+    document = json.dumps(report_document(result, numbers), indent=2, allow_nan=False) + "\n"
+    contents = {"report.json": document.encode("ascii"), "report.html": _encoded(render_html(result, numbers))}
+    if numbers is None:
+        contents[ROWS] = _encoded(samples_table(result.rows))
     if result.gallery:
         contents[ADVERSARIAL] = adversarial_tensors(result.gallery)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_atomically(directory / name, content)
-    if not result.gallery:
-        (directory / ADVERSARIAL).unlink(missing_ok=True)
+    for name in {ROWS, ADVERSARIAL} - set(contents):
+        (directory / name).unlink(missing_ok=True)
     return directory / "report.html"
 
 

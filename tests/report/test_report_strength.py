@@ -29,6 +29,6 @@ def test_the_grade_follows_from_what_inflated_radii_would_have_met(ratios, grade
 
 
 def test_the_reason_names_the_share_or_what_would_have_passed():
-    assert "50.0\N{NO-BREAK SPACE}%" in strength_reason(rows_of([1.2] * 5 + [1.6] * 5))
-    assert strength_reason(rows_of([1.4])) == "Radii 1.3 times as large would have passed unnoticed."
+    assert "50.0\N{NO-BREAK SPACE}%" in strength_reason(0.5, 0.5)
+    assert strength_reason(0.0, 1.0) == "Radii 1.3 times as large would have passed unnoticed."
     assert set(RULES) == {"strong", "moderate", "weak"}
