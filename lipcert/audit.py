@@ -214,7 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help, or the one line
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
-        print(f"{COMMAND}: error: interrupted before anything was attacked; no report was written", file=sys.stderr)
+        told = "interrupted; no report was written, and the same command goes on with what has been kept"
+        print(f"{COMMAND}: error: {told}", file=sys.stderr)
     return EXIT_UNUSABLE
 
 

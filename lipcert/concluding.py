@@ -70,7 +70,7 @@ def conclude_early(result: AuditResult, directory: Path, reason: str) -> int:
 
 
 def conclude_shards_early(result: AuditResult, directory: Path, reason: str) -> int:
-    """Conclude an audit in shards that was stopped; the shards that are whole are kept.
+    """Conclude an audit in shards that was stopped; the shards that are whole are kept, and what was refuted stays so.
 
     Args:
         result: what is known of the shard that was at work.
@@ -79,9 +79,9 @@ def conclude_shards_early(result: AuditResult, directory: Path, reason: str) -> 
     """
     violated = len(result.violations)
     found = f"{violated:,} violated" if violated else "none violated"
-    return unusable(
-        f"{reason} in the middle of a shard, {found} in it; the same command goes on with what is in {directory}"
-    )
+    told = f"{reason} in the middle of a shard, {found} in it; the same command goes on with what is in {directory}"
+    code = unusable(told)
+    return EXIT_VIOLATED if violated else code
 
 
 def closing_block(result: AuditResult, numbers: Numbers, page: Path) -> str:

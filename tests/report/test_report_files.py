@@ -141,7 +141,7 @@ def test_a_failing_rendering_touches_no_file(tmp_path, monkeypatch):
     write_report(refuted_result(), tmp_path)
     old = contents(tmp_path)
 
-    def broken(result):
+    def broken(*arguments):
         raise ValueError("broken")
 
     monkeypatch.setattr("lipcert.report.write.render_html", broken)
