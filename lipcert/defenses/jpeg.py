@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.defenses.base import Gradient, Transformation, rounded_softly
-from lipcert.defenses.jpeg_codec import BLOCK, SUBSAMPLINGS, Subsampling, decoded, pad_to_multiple, quantization_table
+from lipcert.defenses.jpeg_codec import (
+    BLOCK,
+    SUBSAMPLINGS,
+    Subsampling,
+    compress_,
+    pad_to_multiple,
+    quantization_table,
+)
 from lipcert.errors import InputError
 
 
@@ -63,7 +70,7 @@ class JPEG(Transformation):
     def transform(self, inputs: Tensor, draw: int) -> Tensor:
         """Return images ``(N, C, H, W)`` after compression and decompression."""
         levels = (inputs * 255).round_().float()
-        return decoded(levels, self.quality, subsampling=self.subsampling).to(inputs).div_(255)
+        return compress_(levels, self.quality, subsampling=self.subsampling).to(inputs).div_(255)
 
     def surrogate(self, inputs: Tensor) -> Tensor:
         """Return images ``(N, C, H, W)`` after the same steps, softly rounded."""

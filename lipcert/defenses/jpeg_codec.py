@@ -8,7 +8,6 @@ images on a CPU are the exception: there libjpeg itself is faster, by way of Pil
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -81,8 +80,8 @@ def quantization_table(quality: int, *, chrominance: bool = False) -> Tensor:
     return ((standard * scale + 50) // 100).clamp(1, 255).double()
 
 
-def decoded(levels: Tensor, quality: int, *, subsampling: Subsampling = "4:2:0") -> Tensor:
-    """Return images after JPEG compression and decompression.
+def compress_(levels: Tensor, quality: int, *, subsampling: Subsampling = "4:2:0") -> Tensor:
+    """Replace images, in place, by what is left of them after JPEG compression and decompression.
 
     Args:
         levels: ``(N, C, H, W)`` float32, whole numbers from 0 to 255. One channel is grey; three are red, green and
@@ -91,37 +90,31 @@ def decoded(levels: Tensor, quality: int, *, subsampling: Subsampling = "4:2:0")
         subsampling: ``"4:2:0"`` keeps colour differences at half the resolution, ``"4:4:4"`` at the full one.
 
     Returns:
-        ``(N, C, H, W)`` float32, whole numbers from 0 to 255.
+        The levels, whole numbers from 0 to 255 again.
 
     Example:
-        >>> decoded(torch.full((1, 1, 5, 5), 77.0), 50).unique().tolist()
+        >>> compress_(torch.full((1, 1, 5, 5), 77.0), 50).unique().tolist()
         [76.0]
     """
     if levels.device.type == "cpu" and levels.shape[1] in (1, 3) and levels[0, 0].numel() >= LARGE:
-        return _by_pillow(levels, quality, subsampling)
-    if levels.shape[1] != 3:
-        return _in_chunks(levels, lambda chunk: _coded(chunk, quantization_table(quality)))
-    return _in_chunks(levels, lambda chunk: _coded_colors(chunk, quality, halve=subsampling == "4:2:0"))
+        _by_pillow_(levels, quality, subsampling)
+        return levels
+    for chunk in levels.split(max(1, CHUNK // levels[0].numel())):
+        if levels.shape[1] == 3:
+            chunk.copy_(_coded_colors(chunk, quality, halve=subsampling == "4:2:0"))
+        else:
+            chunk.copy_(_coded(chunk, quantization_table(quality)))
+    return levels
 
 
-def _by_pillow(levels: Tensor, quality: int, subsampling: Subsampling) -> Tensor:
-    """Return what Pillow reads of what it has written, one image after the other: threads wait for one another."""
+def _by_pillow_(levels: Tensor, quality: int, subsampling: Subsampling) -> None:
+    """Write and read images by Pillow, one after the other: threads wait for one another."""
     options = {} if levels.shape[1] == 1 else {"subsampling": subsampling}
-    result = torch.empty_like(levels, memory_format=torch.contiguous_format)
-    for image, place in zip(levels, result, strict=True):
+    for image in levels:
         file = io.BytesIO()
         pixels = image.to(torch.uint8).movedim(0, -1).squeeze(-1).contiguous()
         Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality, **options)
-        place.copy_(torch.from_numpy(np.array(Image.open(file))).view(*place.shape[1:], -1).movedim(-1, 0))
-    return result
-
-
-def _in_chunks(levels: Tensor, coded: Callable[[Tensor], Tensor]) -> Tensor:
-    result = torch.empty_like(levels)
-    size = max(1, CHUNK // levels[0].numel())
-    for chunk, place in zip(levels.split(size), result.split(size), strict=True):
-        place.copy_(coded(chunk))
-    return result
+        image.copy_(torch.from_numpy(np.array(Image.open(file))).view(*image.shape[1:], -1).movedim(-1, 0))
 
 
 def _coded_colors(levels: Tensor, quality: int, *, halve: bool) -> Tensor:
