@@ -307,7 +307,9 @@ def test_every_experiment_runs(tmp_path, config):
     if config.parent.name == "cifar10":
         data = ["--data=lipcert.data.ImageFolder", f"--data.path={colour_images(tmp_path)}", "--data.batch_size=4"]
         small = ("stages=[[8,1],[16,1]]", "widths=[16]")
-        if config.stem.startswith("columns"):
+        if config.stem in ("columns", "blocks"):
+            small = ("network.init_args.stages=[[8,2]]", "network.init_args.width=8")
+        if config.stem == "columns_gpu":
             small = ("network.init_args.width=12", "network.init_args.depth=1")
         data += [f"--model.init_args.network.init_args.{size}" for size in small]
     else:

@@ -311,7 +311,11 @@ CONFIGURED = {
         ["--model.init_args.ratio=0.5", "--model.init_args.validation_samples=700"],
     ),
     "trades": ("trades", NETWORK, ["--model.init_args.validation_samples=400"]),
-    "smoothing": ("columns", f"{NETWORK}network.init_args.", [f"{NETWORK}network.init_args.batch_norm=false"]),
+    "smoothing": (
+        "columns",
+        f"{NETWORK}network.init_args.",
+        [f"{NETWORK}network=lipcert.networks.cnn", f"{NETWORK}network.init_args.input_shape=[2,28,28]"],
+    ),
 }
 
 
@@ -332,9 +336,9 @@ def test_two_devices_train_defenses_as_one_does(tmp_path, config, network, setti
         "--trainer.enable_progress_bar=false",
         "--trainer.limit_val_batches=1",
         f"--output={tmp_path}",
+        *(setting.replace(OTHER, str(tmp_path / "other")) for setting in settings),
         f"{network}stages=[[4,0]]",
         f"{network}widths=[]",
-        *(setting.replace(OTHER, str(tmp_path / "other")) for setting in settings),
         "--model.init_args.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.1}}",
     ]
     for devices in (1, 2):

@@ -48,7 +48,7 @@ class StreamedArrays(ImageData):
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> np.save(folder / "test_images.npy", np.zeros((5, 1, 4, 4), dtype=np.uint8))
+        >>> np.save(folder / "test_images.npy", np.zeros((5, 1, 6, 6), dtype=np.uint8))
         >>> np.save(folder / "test_labels.npy", np.arange(5))
         >>> images = StreamedArrays(folder).source("test")
         >>> len(images), images.block(3, 5).labels.tolist()
