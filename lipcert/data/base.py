@@ -42,7 +42,8 @@ def held_out(total: int, size: int | float, argument: str) -> tuple[Tensor, Tens
         argument: name of the size for the message.
 
     Returns:
-        Positions that are kept and positions that are held out, both int64 in ascending order.
+        Positions that are kept, in ascending order, and positions that are held out, as they were drawn: the first of
+        them are a sample of all, also where files are sorted by class. Both int64.
 
     Raises:
         InputError: nothing would be held out, or nothing kept.
@@ -55,7 +56,7 @@ def held_out(total: int, size: int | float, argument: str) -> tuple[Tensor, Tens
     if not 0 < count < total:
         raise InputError(f"expected {argument} to hold out at least one and fewer than {total} images, got {size}")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    return order[count:].sort().values, order[:count].sort().values
+    return order[count:].sort().values, order[:count]
 
 
 class ImageData(LightningDataModule):

@@ -45,6 +45,14 @@ def test_validation_is_a_random_sample():
     assert members(Given(val_size=10).split("val")) not in ({*range(10)}, {*range(30, 40)})
 
 
+def test_the_first_validation_images_are_a_random_sample_of_files_sorted_by_class():
+    data = Given(val_size=20)
+    data.labels = data.labels.sort().values
+    labels = data.split("val").labels
+    assert set(labels[:10].tolist()) == {0, 1, 2}
+    assert not torch.equal(labels, labels.sort().values)
+
+
 def test_a_run_without_validation():
     data = Given(val_size=0)
     assert len(data.split("train")) == 40
