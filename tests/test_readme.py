@@ -33,7 +33,7 @@ def test_the_figures_are_what_the_results_say():
 def test_every_data_set_with_results_has_a_table():
     table = runpy.run_path(str(ROOT / "experiments" / "table.py"))
     folders = {path.name for path in (ROOT / "experiments" / "results").iterdir() if path.is_dir()}
-    assert folders - {"arena", "benchmarks", "defenses", "patches"} <= set(table["DATASETS"])
+    assert folders - {"arena", "benchmarks", "defenses", "l1", "patches"} <= set(table["DATASETS"])
 
 
 def test_the_architecture_section_names_every_room():

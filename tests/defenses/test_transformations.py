@@ -69,7 +69,7 @@ def test_large_images_take_another_way_to_the_same_result(channels, monkeypatch)
     for subsampling in ("4:2:0", "4:4:4"):
         jpeg = JPEG(60, subsampling=subsampling)
         with monkeypatch.context() as patch:
-            patch.setattr("lipcert.defenses.jpeg_codec._by_pillow", None)
+            patch.setattr("lipcert.defenses.jpeg_codec._by_pillow_", None)
             patch.setattr("lipcert.defenses.jpeg_codec.LARGE", 10**9)
             native = jpeg(inputs)
         assert torch.equal(jpeg(inputs), native)
