@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 from lipcert.attacks import Attack
 from lipcert.attacks.votes import Voting
 from lipcert.certificates import certify
-from lipcert.concluding import EXIT_STOOD, PARTIAL, conclude, conclude_early, conclude_shards_early
+from lipcert.concluding import EXIT_STOOD, conclude, conclude_early, conclude_shards_early
 from lipcert.data import ImageData, ImageSet, ImageSource
 from lipcert.errors import EXIT_UNUSABLE, InputError
 from lipcert.harness import AuditInterrupted, AuditResult, AuditWriteError, Subject, Workplace, launched_team, run_audit
@@ -28,7 +28,7 @@ from lipcert.harness.checks import spread
 from lipcert.harness.detectors import REJECTED, certify_detected, check_rejects, false_alarms, load_detected
 from lipcert.harness.foreign import certify_or_not, check_runs, load_data, load_foreign
 from lipcert.harness.joint_attack import joint_budget, jointly
-from lipcert.harness.journal import discard
+from lipcert.harness.journal import PARTIAL, discard
 from lipcert.harness.self_test import exit_code, self_test, table
 from lipcert.harness.trust_comparisons import transfer_check
 from lipcert.harness.voting import vote_certifier

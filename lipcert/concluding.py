@@ -8,7 +8,7 @@ from pathlib import Path
 from lipcert.errors import EXIT_UNUSABLE
 from lipcert.harness import AuditResult
 from lipcert.harness.foreign import NO_RULE
-from lipcert.harness.journal import discard
+from lipcert.harness.journal import PARTIAL, discard
 from lipcert.harness.power import INFLATIONS
 from lipcert.logs import fields, logger_of
 from lipcert.report import write_report
@@ -17,7 +17,6 @@ from lipcert.report.numbers import Numbers, numbers_of
 
 COMMAND = "lipcert audit"
 EXIT_STOOD, EXIT_VIOLATED = 0, 1
-PARTIAL = "partial"
 LOG = logger_of("audit")
 
 

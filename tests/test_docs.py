@@ -98,7 +98,7 @@ def test_every_command_is_understood(name, monkeypatch, capsys):
 def understood(module, arguments):
     if module == "lipcert.train":
         with pytest.raises(SystemExit) as stop:
-            raise SystemExit(train([*without_resume(arguments), *(() if explains(arguments) else ["--print_config"])]))
+            raise SystemExit(train([*without_files(arguments), *(() if explains(arguments) else ["--print_config"])]))
         assert stop.value.code in (0, None)
     elif module == "lipcert.audit":
         if "--help" not in arguments:
@@ -112,12 +112,13 @@ def explains(arguments):
     return any(argument.partition("=")[0].endswith(("--help", ".help")) for argument in arguments)
 
 
-def without_resume(arguments):
-    """A training's options without the run that it continues, which is not there."""
-    if "--resume" not in arguments:
-        return arguments
-    place = arguments.index("--resume")
-    return arguments[:place] + arguments[place + 2 :]
+def without_files(arguments):
+    """A training's options without the run that it continues, which is not there, and the log that it would write."""
+    for name in ("--resume", "--log"):
+        if name in arguments:
+            place = arguments.index(name)
+            arguments = arguments[:place] + arguments[place + 2 :]
+    return arguments
 
 
 @pytest.mark.parametrize(("name", "block"), CONFIGURATIONS, ids=[name for name, _ in CONFIGURATIONS])

@@ -20,6 +20,7 @@ from lipcert.errors import InputError
 from lipcert.harness.records import ChunkRecord, Examples, record_of
 
 FORMAT = "lipcert/partial/1"
+PARTIAL = "partial"  # the folder of a journal, beside the report that it is for
 ROWS, EXAMPLES = "rows.jsonl", "examples.bin"
 
 

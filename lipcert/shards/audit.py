@@ -23,12 +23,12 @@ from lipcert.errors import InputError
 from lipcert.harness import Budget, Subject, Workplace, run_audit
 from lipcert.harness.certifying import Certifier
 from lipcert.harness.environment import environment
-from lipcert.harness.journal import discard
+from lipcert.harness.journal import PARTIAL, discard
 from lipcert.harness.rounds import seed_of
 from lipcert.shards.merge import Sharded, merged
 from lipcert.shards.store import ShardStore
 
-FOLDER, PARTIAL = "samples", "partial"
+FOLDER = "samples"
 
 
 def audit_in_shards(  # noqa: PLR0913 - what every audit takes, and the shards

@@ -83,12 +83,6 @@ class ShardStore:
         shutil.rmtree(old, ignore_errors=True)
         self.directory.replace(old)
 
-    def discard(self) -> None:
-        """Remove all shards."""
-        for path in self._paths():
-            path.unlink()
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
-
     def write(self, number: int, result: AuditResult, images_sha256: str, *, begin: int) -> None:
         """Keep what was found for a shard; its rows come last, and make it count.
 
@@ -135,7 +129,7 @@ class ShardStore:
         path = self._path(number)
         try:
             return _columns(path)
-        except Exception as error:  # as above
+        except Exception as error:  # what a damaged file makes a reader raise is not limited to a few types
             raise InputError(f"expected the rows of a shard in {path}; remove it to audit them again") from error
 
     def blocks(self, count: int) -> Iterator[Columns]:
