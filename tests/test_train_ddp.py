@@ -311,6 +311,11 @@ CONFIGURED = {
         ["--model.init_args.ratio=0.5", "--model.init_args.validation_samples=700"],
     ),
     "trades": ("trades", NETWORK, ["--model.init_args.validation_samples=400"]),
+    "perturbed weights": (
+        "pgd_linf",
+        NETWORK,
+        ["--model.init_args.validation_samples=400", "--model.init_args.weight_perturbation=0.01"],
+    ),
     "smoothing": (
         "columns",
         f"{NETWORK}network.init_args.",

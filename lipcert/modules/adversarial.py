@@ -16,9 +16,10 @@ from lipcert.attacks.verify import distance_upper_bound
 from lipcert.data import ImageSet
 from lipcert.errors import InputError
 from lipcert.losses import TradesLoss
-from lipcert.losses.arguments import share
+from lipcert.losses.arguments import not_negative, share
 from lipcert.modules.classifier import Batch, Classifier, Stage, at_least_single
 from lipcert.modules.crafting import Statistics, check_attack, check_statistics, craft, untracked
+from lipcert.modules.weight_perturbation import Network, uphill
 
 Followed = Literal["both", "clean", "adversarial"]
 
@@ -42,6 +43,9 @@ class AdversarialClassifier(Classifier):
     accuracy is an upper bound of the true one and chooses the checkpoint, and by FGSM. FGSM accuracy that is far above
     that of PGD is catastrophic overfitting: the network has learned to deceive single steps, and is not robust.
 
+    Robust accuracy in training runs away from that of other images sooner than accuracy does. A ``weight_perturbation``
+    (AWP) holds it back: the gradient is that of the network with its weights at their worst, for one more pass.
+
     **BatchNorm** sees two distributions. Samples are crafted on the network in eval mode and never move its running
     statistics, see :func:`~lipcert.modules.crafting.searchable`. By default a double batch is normalised as one. With
     ``running_statistics`` of one half, each half is normalised by itself, and what is deployed follows that half.
@@ -55,6 +59,9 @@ class AdversarialClassifier(Classifier):
             not measured.
         ratio: r, share of the loss that is of adversarial samples: 1 for these alone, 0 for none.
         warmup: share of the training in which the budget grows from 0 to epsilon, step by step.
+        weight_perturbation: how far weights are moved uphill while the gradient is taken, relative to their norms, from
+            the end of the warm-up on; 0 for none, 0.005 to 0.02 is usual. See
+            :func:`~lipcert.modules.weight_perturbation.uphill`.
         crafting_statistics: how BatchNorm normalises while samples are crafted: ``"running"`` or ``"batch"``.
         running_statistics: what BatchNorm follows: ``"both"`` as one batch, ``"clean"`` or ``"adversarial"`` samples.
         validation_attack: measures robust accuracy; ``ProjectedGradient(10, 0.25, loss="margin")`` if None.
@@ -67,7 +74,7 @@ class AdversarialClassifier(Classifier):
 
     Source: Goodfellow et al. (2015), arXiv 1412.6572; Madry et al. (2018), arXiv 1706.06083; Zhang et al. (2019), arXiv
     1901.08573; catastrophic overfitting: Wong et al. (2020), arXiv 2001.03994; statistics of one half: Xie et al.
-    (2020), arXiv 1911.09665.
+    (2020), arXiv 1911.09665; weights at their worst: Wu et al. (2020), arXiv 2004.05884.
     """
 
     in_progress_bar = ("accuracy", "robust_accuracy")
@@ -82,6 +89,7 @@ class AdversarialClassifier(Classifier):
         epsilon: float | None = None,
         ratio: float = 1.0,
         warmup: float = 0.0,
+        weight_perturbation: float = 0.0,
         crafting_statistics: Statistics = "running",
         running_statistics: Followed = "both",
         validation_attack: Attack | None = None,
@@ -94,6 +102,7 @@ class AdversarialClassifier(Classifier):
         self.epsilon = epsilon
         self.ratio = share("ratio", ratio)
         self.warmup = share("warmup", warmup)
+        self.weight_perturbation = not_negative("weight_perturbation", weight_perturbation)
         self.crafting_statistics: Statistics = crafting_statistics
         self.running_statistics: Followed = running_statistics
         self.validation_attack = validation_attack or ProjectedGradient(10, 0.25, loss="margin")
@@ -151,30 +160,38 @@ class AdversarialClassifier(Classifier):
             seed=torch.initial_seed() + self.global_step,
             statistics=self.crafting_statistics,
         )
-        if self.ratio == 1 and not isinstance(self.loss, TradesLoss):
-            logits = at_least_single(self.network(adversarial))
-            loss = self.loss_of(logits, labels)
-        else:
-            clean, logits = self._logits_of_both(inputs, adversarial)
-            loss = self._loss_of_both(clean, logits, labels)
-            self.meters_of("train")["accuracy"].update(clean.detach(), labels)
+
+        def passed(network: Network) -> tuple[Tensor | None, Tensor, Tensor]:
+            clean, logits = self._logits(network, inputs, adversarial)
+            return clean, logits, self._loss(clean, logits, labels)
+
+        network: Network = self.network
+        if self.weight_perturbation and self.present_epsilon == self.epsilon:
+            network = uphill(self.network, lambda network: passed(network)[-1], self.weight_perturbation)
+        clean, logits, loss = passed(network)
         meters = self.meters_of("train")
+        if clean is not None:
+            meters["accuracy"].update(clean.detach(), labels)
         meters["loss"].update(loss.detach(), len(labels))
         meters["robust_accuracy"].update((logits.detach().argmax(1) == labels).float())
         return loss
 
-    def _logits_of_both(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of both halves of a double batch."""
+    def _logits(self, network: Network, inputs: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the logits of clean samples, None if these are not trained on, and of adversarial ones."""
+        if self.ratio == 1 and not isinstance(self.loss, TradesLoss):
+            return None, at_least_single(network(adversarial))
         if self.running_statistics == "both":
-            first, second = at_least_single(self.network(torch.cat([clean, adversarial]))).chunk(2)
+            first, second = at_least_single(network(torch.cat([inputs, adversarial]))).chunk(2)
             return first, second
         logits = []
-        for name, inputs in (("clean", clean), ("adversarial", adversarial)):
+        for name, half in (("clean", inputs), ("adversarial", adversarial)):
             with nullcontext() if name == self.running_statistics else untracked(self.network):
-                logits.append(at_least_single(self.network(inputs)))
+                logits.append(at_least_single(network(half)))
         return logits[0], logits[1]
 
-    def _loss_of_both(self, clean: Tensor, adversarial: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, clean: Tensor | None, adversarial: Tensor, labels: Tensor) -> Tensor:
+        if clean is None:
+            return self.loss_of(adversarial, labels)
         if isinstance(self.loss, TradesLoss):
             return self.loss_of(torch.stack([clean, adversarial], 1), labels)
         return self.ratio * self.loss_of(adversarial, labels) + (1 - self.ratio) * self.loss_of(clean, labels)

@@ -113,6 +113,43 @@ def test_whose_statistics_batch_norm_follows(followed):
         torch.testing.assert_close(loss, sum(apart) / 2)
 
 
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_gradients_are_those_of_the_weights_at_their_worst(ratio):
+    loss, before, batch, model = one_step(Shown(), net=network(True), ratio=ratio, weight_perturbation=0.1)
+    adversarial = made(before, batch)
+
+    def objective(net):
+        if ratio == 1:
+            return F.cross_entropy(net(adversarial), batch[1])
+        first, second = net(torch.cat([batch[0], adversarial])).chunk(2)
+        return (F.cross_entropy(first, batch[1]) + F.cross_entropy(second, batch[1])) / 2
+
+    worst = copy.deepcopy(before).train()
+    weights = [worst[0].weight, worst[4].weight]  # neither biases nor those of BatchNorm
+    own = copy.deepcopy(before).train()
+    gradients = torch.autograd.grad(objective(own), [own[0].weight, own[4].weight])
+    with torch.no_grad():
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight += 0.1 * weight.norm() * gradient / gradient.norm()
+    expected = objective(worst)
+    torch.testing.assert_close(loss, expected)
+    assert expected > objective(copy.deepcopy(before).train())
+    expected.backward()
+    loss.backward()
+    for parameter, other in zip(model.network.parameters(), worst.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad)
+    for parameter, other in zip(model.network.parameters(), before.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+    assert model.network[1].num_batches_tracked == 1
+    torch.testing.assert_close(model.network[1].running_mean, worst[1].running_mean)
+
+
+def test_weights_are_perturbed_once_the_budget_is_full():
+    shown = Shown()
+    fit(classifier(shown, warmup=0.5, weight_perturbation=0.01), max_epochs=4)  # 12 steps
+    assert len(shown.seen) == 5 + 2 * 7
+
+
 class Budget(Attack):
     """Notes the budgets that it is given."""
 
@@ -208,6 +245,7 @@ def test_catastrophic_overfitting_is_told(gap, warned, capsys, monkeypatch):
         ({"ratio": 1.5}, "^expected ratio between 0 and 1, got 1.5$"),
         ({"ratio": -0.1}, "^expected ratio between 0 and 1, got -0.1$"),
         ({"warmup": 2.0}, "^expected warmup between 0 and 1, got 2.0$"),
+        ({"weight_perturbation": -0.1}, "^expected weight_perturbation >= 0, got -0.1$"),
         ({"epsilon": 0.0}, "^expected a finite epsilon > 0, got 0$"),
         ({"epsilon": -1.0}, "^expected a finite epsilon > 0, got -1$"),
         ({"epsilon": None}, "^expected an epsilon for loss-ascent, got none$"),
