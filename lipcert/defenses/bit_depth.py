@@ -26,7 +26,7 @@ class BitDepth(Transformation):
     Raises:
         InputError: a setting is out of range.
 
-    Source: Xu et al. (2018), "Feature squeezing", arXiv 1704.01155, section II-C1.
+    Source: Xu et al. (2018), "Feature squeezing", arXiv 1704.01155, on color depth.
 
     Example:
         >>> BitDepth(1)(torch.tensor([0.2, 0.7]).view(1, 1, 1, 2)).flatten().tolist()

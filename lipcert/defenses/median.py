@@ -28,7 +28,7 @@ class MedianFilter(Transformation):
     Raises:
         InputError: a setting is out of range.
 
-    Source: Xu et al. (2018), "Feature squeezing", arXiv 1704.01155, section II-C2.
+    Source: Xu et al. (2018), "Feature squeezing", arXiv 1704.01155, on spatial smoothing.
 
     Example:
         >>> MedianFilter(3)(torch.tensor([0.1, 0.9, 0.2, 0.3]).view(1, 1, 1, 4)).flatten().tolist()

@@ -32,7 +32,7 @@ class SqueezingDetector(nn.Module):
     Raises:
         InputError: no squeezers, or a threshold out of range.
 
-    Source: Xu et al. (2018), "Feature squeezing", arXiv 1704.01155, section V-A.
+    Source: Xu et al. (2018), "Feature squeezing", arXiv 1704.01155, on joint detection.
 
     Example:
         >>> from lipcert.defenses import BitDepth
