@@ -252,7 +252,7 @@ def _parsed(arguments: list[str]) -> Namespace:
         raise InputError(f"expected a finite number of seconds above 0 for --budget, got {options.budget:g}")
     if options.shard_size is not None and isinstance(options.budget, float):
         raise InputError(f"expected a budget by its name beside --shard-size, got {options.budget:g} seconds")
-    for name in ("samples", "self_test", "detector", "rejects"):
+    for name in ("self_test", "detector", "rejects"):
         if options.shard_size is not None and options[name]:
             raise InputError(f"expected --shard-size or --{name.replace('_', '-')}, got both")
     for epsilon in options.epsilons or ():

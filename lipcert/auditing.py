@@ -35,7 +35,7 @@ from lipcert.harness.voting import vote_certifier
 from lipcert.logs import logger_of
 from lipcert.report.numbers import Numbers
 from lipcert.runs import load_run
-from lipcert.shards import Sharded, audit_in_shards
+from lipcert.shards import Sharded, ShardsInterrupted, audit_in_shards
 from lipcert.shards.audit import FOLDER as SHARDS
 
 LOG = logger_of("audit")
@@ -90,24 +90,46 @@ def audit(options: Namespace, command: str) -> int:
         attacks = None if attacks is None else [jointly(attack) for attack in attacks]
         budget = joint_budget(budget_of(budget, epsilons=epsilons or EPSILONS))
     directory = target.directory if options["output"] is None else Path(options["output"])
+    work = functools.partial(
+        run_audit if options["shard_size"] is None else audit_in_shards,
+        target.network,
+        attacks=attacks,
+        budget=budget,
+        epsilons=epsilons,
+        certifier=target.certifier,
+        subject=target.subject,
+        seed=options["seed"],
+    )
+    try:
+        return carried_out(work, target.images, options, directory, told)
+    except ShardsInterrupted:
+        return conclude_shards_early(None, directory, "interrupted")
+
+
+def carried_out(
+    work: Callable[..., Any],
+    images: ImageSource,
+    options: Namespace,
+    directory: Path,
+    told: Callable[[AuditResult], AuditResult],
+) -> int:
+    """Audit with as many processes as the options say, write the report, and return the exit code.
+
+    Args:
+        work: the audit of a whole split, or that in shards, without the images and the workplace.
+        images: what to certify.
+        options: those of the command line.
+        directory: of the report.
+        told: adds to a result what only the options make possible to say of it.
+    """
     machines = {"devices": options["devices"], "nodes": options["nodes"], "accelerator": options["accelerator"]}
     with launched_team(**machines) as team:
         if team.leads:
             begin(directory, restart=options["restart"])
-        work = functools.partial(
-            run_audit if options["shard_size"] is None else audit_in_shards,
-            target.network,
-            attacks=attacks,
-            budget=budget,
-            epsilons=epsilons,
-            certifier=target.certifier,
-            subject=target.subject,
-            seed=options["seed"],
-            workplace=Workplace(team, directory / PARTIAL, say),
-        )
+        work = functools.partial(work, workplace=Workplace(team, directory / PARTIAL, say))
         early = conclude_early if options["shard_size"] is None else conclude_shards_early
         try:
-            result, numbers = measured(work, target.images, options, directory)
+            result, numbers = measured(work, images, options, directory)
         except AuditInterrupted as stop:
             return early(told(stop.result), directory, "interrupted") if team.leads else EXIT_UNUSABLE
         except AuditWriteError as stop:
@@ -147,7 +169,7 @@ def measured(
     if options["shard_size"] is None:
         return work(images, samples=None if samples is None else torch.arange(samples)), None
     settings = {name: options[name] for name in ("arithmetic", "patch")}
-    found: Sharded = work(images, directory, shard_size=options["shard_size"], settings=settings)
+    found: Sharded = work(images, directory, shard_size=options["shard_size"], samples=samples, settings=settings)
     return found.result, found.numbers
 
 

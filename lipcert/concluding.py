@@ -14,9 +14,12 @@ from lipcert.logs import fields, logger_of
 from lipcert.report import write_report
 from lipcert.report.display import percent_down, rounded_down, rounded_up
 from lipcert.report.numbers import Numbers, numbers_of
+from lipcert.shards.audit import FOLDER as SHARDS
+from lipcert.shards.store import refuted_so_far
 
 COMMAND = "lipcert audit"
 EXIT_STOOD, EXIT_VIOLATED = 0, 1
+NAMED = 10  # refuted samples in one line
 LOG = logger_of("audit")
 
 
@@ -68,18 +71,21 @@ def conclude_early(result: AuditResult, directory: Path, reason: str) -> int:
     return unusable(f"{found}; what is known is in {page}; {going_on}")
 
 
-def conclude_shards_early(result: AuditResult, directory: Path, reason: str) -> int:
+def conclude_shards_early(result: AuditResult | None, directory: Path, reason: str) -> int:
     """Conclude an audit in shards that was stopped; the shards that are whole are kept, and what was refuted stays so.
 
     Args:
-        result: what is known of the shard that was at work.
+        result: what is known of the shard that was at work; None if that is nothing.
         directory: of the report.
         reason: why.
     """
-    violated = len(result.violations)
-    found = f"{violated:,} violated" if violated else "none violated"
-    told = f"{reason} in the middle of a shard, {found} in it; the same command goes on with what is in {directory}"
-    code = unusable(told)
+    whole, violated = refuted_so_far(directory / SHARDS, () if result is None else result.violations)
+    more = f" and {len(violated) - NAMED:,} more" if len(violated) > NAMED else ""
+    samples = f"samples {', '.join(map(str, violated[:NAMED]))}{more}"
+    found = f"{len(violated):,} violated so far ({samples})" if violated else "none violated so far"
+    code = unusable(
+        f"{reason} after {whole:,} whole shards, {found}; the same command goes on with what is in {directory}"
+    )
     return EXIT_VIOLATED if violated else code
 
 

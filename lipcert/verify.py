@@ -19,7 +19,8 @@ Recompute the certificates of an audit's report from the run's weights and data 
 and say whether every radius stands. It shares no code with the one that made them: the dense matrix of every linear
 layer is built on its real input grid and bounded by an eigenvalue decomposition with its residual, or in exact
 rationals where it is small; the rounding errors of the network as it executes are derived once more, from matrices of
-absolute weights. No attack is repeated.
+absolute weights. Where a network votes over views, the views are made again and vote one by one, and the election is
+counted again in whole numbers, against patches at each of their places. No attack is repeated.
 
 examples:
   python -m lipcert.verify runs/quickstart/audit
@@ -27,14 +28,17 @@ examples:
   python -m lipcert.verify elsewhere/report.json --run runs/quickstart
         a report that was moved
 
-It checks report.json against its schema; the SHA-256 of weights and data; rows and labels of samples.csv; accuracies,
-ACR, ratios, violations and verdict against the rows; the matrices against the network; the Lipschitz bound; every
-prediction; and every radius, which may exceed the recomputed one by 1e-6 of the radius without rounding (both come from
-proved bounds, either of which may be the looser one by that much). The rounding of float64 is less than that.
+It checks report.json against its schema; the SHA-256 of weights and data; rows and labels of samples.csv, or of the
+shards of an audit in shards; accuracies, ACR, ratios, violations and verdict against the rows; the matrices against the
+network; the Lipschitz bound; every prediction; and every radius, which may exceed the recomputed one by 1e-6 of the
+radius without rounding (both come from proved bounds, either of which may be the looser one by that much). The rounding
+of float64 is less than that. Of votes it checks every prediction, side and L1 radius, without any tolerance, and every
+adversarial example that is kept.
 
 Networks: chains of linear layers, convolutions, average and non-overlapping norm and max pools, batch norms, sorts and
-the ReLU family, as an export leaves them. Of others it says what was not re-checked, and why. Memory: two matrices of
-the size of the largest dense one, 1 GB each at most, and some more of its size.
+the ReLU family, as an export leaves them; votes over ablated views and over splitting noise, of any network. Of others
+it says what was not re-checked, and why. Memory: two matrices of the size of the largest dense one, 1 GB each at most,
+and some more of its size; of an audit in shards, the images and rows of one shard.
 
 exit codes: 0 everything stands; 1 something does not, and what; 2 unusable input, one line on stderr; 3 nothing is
 wrong as far as it was re-checked, and some was not
@@ -51,7 +55,7 @@ def verify_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m lipcert.verify", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("report", metavar="REPORT", type=Path, help="report.json or its folder, samples.csv beside it")
+    parser.add_argument("report", metavar="REPORT", type=Path, help="report.json or its folder, the rows beside it")
     parser.add_argument(
         "--run", metavar="DIR", type=Path, help="run directory; by default the parent of the report's folder"
     )

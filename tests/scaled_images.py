@@ -10,7 +10,7 @@ from lipcert.harness.result import AttackRow, AuditResult, SampleRow
 CLASSES = 4
 
 
-def network():
+def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, CLASSES)).eval()
 

@@ -1,6 +1,8 @@
 """Audits in shards: the report of one audit, memory that does not grow, any number of processes, and a kill between."""
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import signal
@@ -12,13 +14,16 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
-from scaled_images import network, noise, write_arrays
+import torch
+from scaled_images import CLASSES, network, noise, write_arrays
 
-from lipcert import certify, run_audit, write_report
+from lipcert import auditing, certify, run_audit, write_report
 from lipcert.attacks import DeepFool
 from lipcert.audit import main
 from lipcert.errors import InputError
+from lipcert.harness import Stage
 from lipcert.shards import audit_in_shards
+from lipcert.shards.store import ShardStore
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 200  # of a command that would otherwise hang
@@ -68,6 +73,46 @@ def test_the_report_is_that_of_all_samples_at_once(tmp_path):
     assert not (tmp_path / "shards" / "partial").exists()
 
 
+@pytest.mark.parametrize("samples", [1, 200, 499])
+def test_the_first_samples_are_attacked_wherever_shards_end(tmp_path, samples):
+    images = noise(500)
+    options = {"attacks": [DeepFool()], "budget": "standard"}
+    write_report(run_audit(network(), images, samples=torch.arange(samples), **options), tmp_path / "whole")
+    audit(images, tmp_path / "shards", shard_size=130, samples=samples)
+    shards, whole = (document(tmp_path / name) for name in ("shards", "whole"))
+    for found in (
+        shards,
+        whole,
+    ):  # what speaks against attacks is looked for on attacked images, in shards of the first
+        found["warnings"] = [warning for warning in found["warnings"] if "Zero gradients" not in warning]
+    assert shards == whole
+    assert shards["attacked"]["samples"] == samples
+    attacked = [row["index"] for row in rows_of(tmp_path / "shards") if row["attacked"]]
+    assert attacked == list(range(samples))
+
+
+def wrong_everywhere(images, begin, end):
+    """The images, of which some are not classified right."""
+    with torch.no_grad():
+        images.labels[begin:end] = (network()(images.inputs()).argmax(1)[begin:end] + 1) % CLASSES
+    return images
+
+
+@pytest.mark.parametrize("begin", [0, 100])
+def test_a_quick_audit_passes_over_a_shard_that_is_never_right(tmp_path, begin):
+    images = wrong_everywhere(noise(300), begin, begin + 100)
+    found = audit_in_shards(network(), images, tmp_path, attacks=[DeepFool()], budget="quick", shard_size=100)
+    attacked = [row["index"] for row in rows_of(tmp_path) if row["attacked"]]
+    assert {index // 100 for index in attacked} == {0, 1, 2} - {begin // 100}
+    assert found.numbers.attacked == len(attacked)
+
+
+def test_a_quick_audit_of_images_that_are_never_right_is_refused(tmp_path):
+    images = wrong_everywhere(noise(300), 0, 300)
+    with pytest.raises(InputError, match="expected at least one correctly classified image, got none"):
+        audit_in_shards(network(), images, tmp_path, attacks=[DeepFool()], budget="quick", shard_size=100)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Images in files."""
@@ -106,7 +151,8 @@ def test_the_command_reads_files_and_writes_shards(folder, tmp_path, capsys):
 
 BAD = {
     "seconds": (["--budget", "60"], "a budget by its name beside --shard-size"),
-    "samples": (["--samples", "5"], "--shard-size or --samples, got both"),
+    "samples": (["--samples", "401"], "--samples <= 400, the test images, got 401"),
+    "detector": (["--rejects"], "--shard-size or --rejects, got both"),
     "nothing": (["--shard-size", "0"], "--shard-size >= 1, got 0"),
 }
 
@@ -149,6 +195,67 @@ def test_a_certificate_that_is_refuted_in_a_late_shard_fails_the_audit(tmp_path)
     assert (found.result.verdict, found.numbers.violated) == ("fail", 1)
     assert 250 in [item.index for item in found.result.gallery]
     assert json.loads((tmp_path / "report.json").read_text())["violations"][0]["index"] == 250
+
+
+@pytest.fixture
+def inflated(monkeypatch):
+    """Radii that are far too large, of the 51st and the 251st image."""
+    calls = []
+
+    def unsound(model, inputs, **_):
+        found = certify(model, inputs)
+        begin = sum(calls)
+        calls.append(len(inputs))
+        radius = found.radius.clone()
+        for index in (50, 250):
+            if begin <= index < begin + len(inputs):
+                radius[index - begin] *= 100
+        return replace(found, radius=radius)
+
+    monkeypatch.setattr(auditing, "certify_or_not", unsound)
+
+
+def interrupt(monkeypatch, owner, name, call):
+    """Ctrl-C when a method is called for the n-th time, counted from 0."""
+    calls, method = itertools.count(), getattr(owner, name)
+
+    def patched(*args, **kwargs):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, patched)
+
+
+def interrupted(folder, tmp_path, capsys, code):
+    assert main(arguments(folder, tmp_path / "a")) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("lipcert audit: error: interrupted after ")
+    assert line.endswith(f"; the same command goes on with what is in {tmp_path / 'a'}")
+    return line
+
+
+def test_an_interrupted_audit_tells_of_the_violations_of_whole_shards(folder, tmp_path, capsys, monkeypatch, inflated):
+    interrupt(monkeypatch, DeepFool, "run", 1)
+    assert "after 1 whole shards, 1 violated so far (samples 50)" in interrupted(folder, tmp_path, capsys, 1)
+
+
+def test_and_of_the_shard_that_is_at_work(folder, tmp_path, capsys, monkeypatch, inflated):
+    monkeypatch.setattr(Stage, "__init__", functools.partialmethod(Stage.__init__, chunk=60))
+    interrupt(monkeypatch, DeepFool, "run", 5)  # two chunks a shard
+    assert "after 2 whole shards, 2 violated so far (samples 50, 250)" in interrupted(folder, tmp_path, capsys, 1)
+
+
+def test_and_between_attacks(folder, tmp_path, capsys, monkeypatch, inflated):
+    interrupt(monkeypatch, ShardStore, "write", 2)
+    assert "after 2 whole shards, 1 violated so far (samples 50)" in interrupted(folder, tmp_path, capsys, 1)
+
+
+def test_an_interrupted_audit_that_refuted_nothing_is_no_pass(folder, tmp_path, capsys, monkeypatch):
+    interrupt(monkeypatch, DeepFool, "run", 3)
+    assert "after 3 whole shards, none violated so far" in interrupted(folder, tmp_path, capsys, 2)
 
 
 def start(*command):

@@ -45,9 +45,18 @@ def threshold_votes(logits: Tensor, threshold: float) -> Tensor:
         >>> threshold_votes(torch.tensor([[[0.0, 0.0, -9.0], [0.1, 0.0, 0.0]]]), 0.4).int().tolist()
         [[[1, 1, 0], [0, 0, 0]]]
     """
+    return logits.softmax(-1) >= checked_threshold(threshold)
+
+
+def checked_threshold(threshold: float) -> float:
+    """Return the probability at which a view votes for a class.
+
+    Raises:
+        InputError: it is not above 0 and at most 1.
+    """
     if not 0 < threshold <= 1:
         raise InputError(f"expected a threshold above 0 and at most 1, got {threshold:g}")
-    return logits.softmax(-1) >= threshold
+    return threshold
 
 
 def vote_counts(votes: Tensor, *, num_classes: int | None = None) -> Tensor:

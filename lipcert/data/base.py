@@ -33,6 +33,24 @@ def check_size(argument: str, size: int | float) -> None:
         raise InputError(f"expected {argument} >= 0, a whole number or a share below 1, got {size}")
 
 
+def drawn(total: int) -> Tensor:
+    """Return the positions of N images in an order that a constant seed draws.
+
+    The first of them are a sample of all, also where files are sorted by class.
+
+    Args:
+        total: number of images N.
+
+    Returns:
+        ``(N,)`` int64, every position once.
+
+    Example:
+        >>> drawn(5).sort().values.tolist(), drawn(5).equal(drawn(5))
+        ([0, 1, 2, 3, 4], True)
+    """
+    return torch.randperm(total, generator=torch.Generator().manual_seed(_SPLIT_SEED))
+
+
 def held_out(total: int, size: int | float, argument: str) -> tuple[Tensor, Tensor]:
     """Draw images to hold out, by a constant seed.
 
@@ -42,8 +60,8 @@ def held_out(total: int, size: int | float, argument: str) -> tuple[Tensor, Tens
         argument: name of the size for the message.
 
     Returns:
-        Positions that are kept, in ascending order, and positions that are held out, as they were drawn: the first of
-        them are a sample of all, also where files are sorted by class. Both int64.
+        Positions that are kept, in ascending order, and positions that are held out, as they were :func:`drawn`. Both
+        int64.
 
     Raises:
         InputError: nothing would be held out, or nothing kept.
@@ -55,7 +73,7 @@ def held_out(total: int, size: int | float, argument: str) -> tuple[Tensor, Tens
     count = round(total * size) if size < 1 else int(size)
     if not 0 < count < total:
         raise InputError(f"expected {argument} to hold out at least one and fewer than {total} images, got {size}")
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    order = drawn(total)
     return order[count:].sort().values, order[:count]
 
 

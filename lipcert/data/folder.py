@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lipcert.data.augment import Augmentation
-from lipcert.data.base import ImageData, Split, check_size, held_out
+from lipcert.data.base import ImageData, Split, check_size, drawn, held_out
 from lipcert.data.decode import decode_all, decode_image
 from lipcert.data.file_tree import FileTree
 from lipcert.data.image_set import ImageSet, ImageSource
@@ -31,6 +31,9 @@ class ImageFolder(ImageData):
     ``label``. Classes are numbered in the order of their names, or of their numbers if all are. Images are decoded
     once and kept as bytes. Figures on JPEG copies of a data set are not figures on that data set.
 
+    Files are sorted by class, and test and validation images are not: they come in an order that a constant seed draws,
+    the same for the same files, so that the first N of them are a sample of all classes. :attr:`test_files` names them.
+
     Args:
         path: folder or zip archive; if there is none of that name, it is looked up in ``$LIPCERT_DATA``,
             ``/usr/share/datasets`` and the user cache.
@@ -40,10 +43,8 @@ class ImageFolder(ImageData):
         test_size: number, or share if below 1, of images for the test split where there is no ``test`` folder.
         val_size: number, or share if below 1, of training images held out for validation where there is no ``val``
             folder; 0 for none.
-        batch_size: training images a batch, on each process.
-        eval_batch_size: validation or test images a batch, on each process.
-        augment: random changes of training batches, applied in this order.
-        seed: seed of order and augmentation; by default the seed of the run.
+        **options: of every data set, see :class:`~lipcert.data.ImageData`: ``batch_size``, ``eval_batch_size``,
+            ``augment`` and ``seed``.
 
     Raises:
         InputError: a size is out of range.
@@ -57,14 +58,9 @@ class ImageFolder(ImageData):
         grayscale: bool = False,
         test_size: int | float = 0.2,
         val_size: int | float = 0.1,
-        batch_size: int = 100,
-        eval_batch_size: int = 1000,
-        augment: list[Augmentation] | None = None,
-        seed: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size, eval_batch_size=eval_batch_size, val_size=val_size, augment=augment, seed=seed
-        )
+        super().__init__(val_size=val_size, root=None, **options)
         check_size("test_size", test_size)
         if test_size == 0:
             raise InputError("expected test_size > 0, got 0")
@@ -90,6 +86,11 @@ class ImageFolder(ImageData):
         channels, height, width = image.shape
         return channels, height, width
 
+    @property
+    def test_files(self) -> tuple[str, ...]:
+        """Names of the files of the test images, in the order of the split: the file of index n in a report is [n]."""
+        return tuple(name for name, _ in self._files["test"])
+
     @cached_property
     def _files(self) -> dict[str, list[tuple[str, str]]]:
         """Name and class of every file of every part."""
@@ -102,6 +103,8 @@ class ImageFolder(ImageData):
             files = {"train": [flat[n] for n in kept.tolist()], "test": [flat[n] for n in tested.tolist()]}
         else:
             _check_same_classes(files, path)
+            for part in files.keys() - {"train"}:
+                files[part] = [files[part][n] for n in drawn(len(files[part])).tolist()]
         return files
 
     def _has_val(self) -> bool:

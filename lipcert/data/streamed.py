@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipcert.data.arrays import arranged
-from lipcert.data.augment import Augmentation
 from lipcert.data.base import ImageData, Split
 from lipcert.data.image_set import ImageSet, ImageSource
 from lipcert.data.lookup import find_path
@@ -37,10 +36,8 @@ class StreamedArrays(ImageData):
         layout: ``"channels_first"`` or ``"channels_last"``, where the shape leaves it open.
         val_size: number, or share if below 1, of training images held out for validation where there are no others; 0
             for none.
-        batch_size: training images a batch, on all devices together.
-        eval_batch_size: validation or test images a batch, on all devices together.
-        augment: random changes of training batches, applied in this order.
-        seed: seed of order and augmentation; by default the seed of the run.
+        **options: of every data set, see :class:`~lipcert.data.ImageData`: ``batch_size``, ``eval_batch_size``,
+            ``augment`` and ``seed``.
 
     Raises:
         InputError: a size is out of range.
@@ -61,14 +58,9 @@ class StreamedArrays(ImageData):
         *,
         layout: Layout | None = None,
         val_size: int | float = 0.1,
-        batch_size: int = 100,
-        eval_batch_size: int = 1000,
-        augment: list[Augmentation] | None = None,
-        seed: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size, eval_batch_size=eval_batch_size, val_size=val_size, augment=augment, seed=seed
-        )
+        super().__init__(val_size=val_size, root=None, **options)
         self.path = path
         self.layout: Layout | None = layout
         self.name = Path(path).resolve().name

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.data.augment import Augmentation
 from lipcert.data.base import ImageData, Split, check_size, held_out
 from lipcert.data.image_set import ImageSet
 from lipcert.errors import InputError
@@ -31,10 +30,8 @@ class ImageTensors(ImageData):
         class_names: one name a class; by default the numbers from 0 to the largest label.
         test_size: number, or share if below 1, of images for the test split where there is none.
         val_size: number, or share if below 1, of training images held out where there are no others; 0 for none.
-        batch_size: training images a batch, on all devices together.
-        eval_batch_size: validation or test images a batch, on all devices together.
-        augment: random changes of training batches, applied in this order.
-        seed: seed of order and augmentation; by default the seed of the run.
+        **options: of every data set, see :class:`~lipcert.data.ImageData`: ``batch_size``, ``eval_batch_size``,
+            ``augment`` and ``seed``.
 
     Raises:
         InputError: images of several shapes, or a size is out of range.
@@ -46,7 +43,7 @@ class ImageTensors(ImageData):
         ([12, 4, 4], ('0', '1'))
     """
 
-    def __init__(  # noqa: PLR0913 - the splits, and what every data module takes
+    def __init__(
         self,
         train: ImageSet,
         *,
@@ -56,14 +53,9 @@ class ImageTensors(ImageData):
         class_names: Sequence[str] | None = None,
         test_size: int | float = 0.2,
         val_size: int | float = 0.1,
-        batch_size: int = 100,
-        eval_batch_size: int = 1000,
-        augment: list[Augmentation] | None = None,
-        seed: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size, eval_batch_size=eval_batch_size, val_size=val_size, augment=augment, seed=seed
-        )
+        super().__init__(val_size=val_size, root=None, **options)
         self.name = name
         parts: dict[Split, ImageSet] = {"train": train}
         parts |= {"test": test} if test is not None else {}

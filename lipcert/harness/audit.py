@@ -42,6 +42,7 @@ EPSILONS_OF: Mapping[str, tuple[float, ...]] = {
     "l1": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
 }
 """Budgets for which accuracies are reported: in L2, and in the norms that are named."""
+NOTHING_RIGHT = "expected at least one correctly classified image, got none; say which samples to attack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +145,9 @@ def run_audit(
         ('pass', [True, True])
     """
     accuracies = checked_epsilons(EPSILONS if epsilons is None else epsilons)
-    if samples is not None:
-        checked_positions(samples, len(images))
     workplace, subject = workplace or Workplace(), subject or Subject()
+    if samples is not None and not (workplace.part and samples.numel() == 0):
+        checked_positions(samples, len(images))
     spent = budget_of(budget, epsilons=accuracies, attacks=attacks)
     clock = Clock(spent.seconds)
     if workplace.team.device.type != "cpu":
@@ -158,6 +159,8 @@ def run_audit(
     if isinstance(network, Voting):
         spent = budget_on_votes(spent, grid=certificate.grid if certificate.norm == "l1" else None)
     attacked = _attacked(images, certificate, samples, everything=spent.everything)
+    if not attacked and not workplace.part:
+        raise InputError(NOTHING_RIGHT)
     names = _named(subject, network)
     identity = _identity(names, images, certificate, attacked, spent, seed=seed)
     journal = _journal(workplace, identity, images)
@@ -167,7 +170,8 @@ def run_audit(
         interrupts = Interrupts(ignore=not workplace.team.leads)
         doubts: tuple[str, ...] = ()
         if workplace.first:
-            doubts = checks_before(network, images, attacked, certificate, device=workplace.team.device)
+            looked_at = attacked or range(len(images))
+            doubts = checks_before(network, images, looked_at, certificate, device=workplace.team.device)
         rounds = Rounds(network, ledger, journal, workplace.team, clock, seed, interrupts)
         end = rounds.run(spent, attacked)
         if end == "time" and not any(row.attacked for row in ledger.rows):
@@ -202,8 +206,6 @@ def _attacked(images: ImageSet, certificate: Certificate, samples: Tensor | None
         if everything:
             return list(range(len(images)))
         samples = first_correct_of_each_class(images.labels, certificate.prediction, certificate.radius)
-        if len(samples) == 0:
-            raise InputError("expected at least one correctly classified image, got none; say which samples to attack")
     chosen: list[int] = samples.tolist()
     return chosen
 

@@ -24,9 +24,11 @@ class Workplace:
         announce: told in one line what was found there.
         first: whether this network has not been audited here before: what speaks against trusting attacks on it is
             looked for once, not again for every shard of its images.
+        part: whether the images are a part of those that are audited, in which there may be nothing to attack.
     """
 
     team: Team = field(default_factory=Team)
     partial: Path | None = None
     announce: Callable[[str], object] = _say_nothing
     first: bool = True
+    part: bool = False

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lipcert.certificates.votes import checked_threshold
 from lipcert.errors import InputError
 from lipcert.losses.arguments import not_negative, positive
 
@@ -54,9 +55,7 @@ class CertifiedVoteLoss(nn.Module):
         clean: float = 0.1,
     ) -> None:
         super().__init__()
-        if threshold is not None and not 0 < threshold <= 1:
-            raise InputError(f"expected a threshold above 0 and at most 1, got {threshold:g}")
-        self.threshold = threshold
+        self.threshold = None if threshold is None else checked_threshold(threshold)
         self.sharpness = positive("sharpness", sharpness)
         self.temperature = positive("temperature", temperature)
         self.clean = not_negative("clean", clean)

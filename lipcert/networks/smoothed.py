@@ -20,6 +20,7 @@ from lipcert.certificates import (
 )
 from lipcert.certificates.ablations import Size
 from lipcert.certificates.early import affected_sets, decide
+from lipcert.certificates.votes import checked_threshold
 from lipcert.errors import InputError
 from lipcert.networks.crops import CropNetwork, crop_view_logits, cut
 from lipcert.networks.token_views import TokenPlan, plan_tokens, retained_tokens, token_view_logits
@@ -104,8 +105,6 @@ class SmoothedNetwork(nn.Module):
         encoded_channels(1, encoding)
         if num_classes < 2:
             raise InputError(f"expected at least 2 classes, got {num_classes}")
-        if threshold is not None and not 0 < threshold <= 1:
-            raise InputError(f"expected a threshold above 0 and at most 1, got {threshold:g}")
         if elements_at_once is not None and elements_at_once < 1:
             raise InputError(f"expected elements_at_once >= 1, got {elements_at_once}")
         self.network = network
@@ -113,7 +112,7 @@ class SmoothedNetwork(nn.Module):
         self.num_classes = num_classes
         self.encoding: Encoding = encoding
         self.null = null
-        self.threshold = threshold
+        self.threshold = None if threshold is None else checked_threshold(threshold)
         self.elements_at_once = elements_at_once
         self._cache: dict[Any, Any] = {}
         self.register_load_state_dict_pre_hook(_accept_plain_weights)  # type: ignore[no-untyped-call]

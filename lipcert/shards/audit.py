@@ -21,6 +21,7 @@ from lipcert.data.image_set import sha256_of
 from lipcert.deployment import tensors_sha256
 from lipcert.errors import InputError
 from lipcert.harness import Budget, Subject, Workplace, run_audit
+from lipcert.harness.audit import NOTHING_RIGHT, AuditInterrupted
 from lipcert.harness.certifying import Certifier
 from lipcert.harness.environment import environment
 from lipcert.harness.journal import PARTIAL, discard
@@ -31,12 +32,17 @@ from lipcert.shards.store import ShardStore
 FOLDER = "samples"
 
 
+class ShardsInterrupted(KeyboardInterrupt):
+    """Ctrl-C between the attacks of a shard, of which nothing is kept; the shards that are whole are."""
+
+
 def audit_in_shards(  # noqa: PLR0913 - what every audit takes, and the shards
     network: nn.Module,
     images: ImageSource,
     directory: Path,
     *,
     shard_size: int,
+    samples: int | None = None,
     attacks: Sequence[Attack] | None = None,
     budget: str | float | Budget = "quick",
     epsilons: Sequence[float] | None = None,
@@ -58,6 +64,7 @@ def audit_in_shards(  # noqa: PLR0913 - what every audit takes, and the shards
         images: what to certify, read a shard at a time.
         directory: of the report; it is made if there is none.
         shard_size: samples a shard.
+        samples: attack the first so many of all, wherever shards end; by default those that the budget says.
         attacks: as there, and so are the next ones.
         budget: not a number of seconds.
         epsilons: see there.
@@ -72,7 +79,9 @@ def audit_in_shards(  # noqa: PLR0913 - what every audit takes, and the shards
 
     Raises:
         InputError: as there; a budget in seconds, a shard that was made of other images, or pyarrow is not installed.
+            That no image is classified right is known at the end, and not before.
         AuditInterrupted: Ctrl-C during the attacks of a shard; those that are finished are kept.
+        ShardsInterrupted: Ctrl-C at another time.
         AuditWriteError: unfinished work cannot be kept any more.
         OSError: a shard cannot be written.
     """
@@ -85,6 +94,7 @@ def audit_in_shards(  # noqa: PLR0913 - what every audit takes, and the shards
         "network": [subject.model_name, subject.model_sha256],
         "data": [subject.data_name, subject.data_split, len(images)],
         "shard size": shard_size,
+        "samples": samples,
         **{name: repr(value) for name, value in tried.items()},
         "settings": dict(settings or {}),
         "versions": [__version__, torch.__version__],
@@ -92,17 +102,26 @@ def audit_in_shards(  # noqa: PLR0913 - what every audit takes, and the shards
     workplace = replace(workplace or Workplace(), partial=directory / PARTIAL)
     store = ShardStore(directory / FOLDER, identity)
     _open(store, workplace)
-    work = _Work(network, images, shard_size, store, workplace, {**tried, "certifier": certifier, "subject": subject})
-    with each_norm_once():
-        sha256 = work.done()
-    return merged(
-        store,
-        work.count,
-        subject=subject,
-        data_sha256=sha256,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(workplace.team.device, processes=workplace.team.size),
-    )
+    options = {**tried, "certifier": certifier, "subject": subject}
+    work = _Work(network, images, shard_size, samples, store, workplace, options)
+    try:
+        with each_norm_once():
+            sha256 = work.done()
+        found = merged(
+            store,
+            work.count,
+            subject=subject,
+            data_sha256=sha256,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            environment=environment(workplace.team.device, processes=workplace.team.size),
+        )
+    except AuditInterrupted:
+        raise
+    except KeyboardInterrupt:
+        raise ShardsInterrupted from None
+    if not found.numbers.attacked:
+        raise InputError(NOTHING_RIGHT)
+    return found
 
 
 def check_shards(shard_size: int, budget: str | float | Budget) -> None:
@@ -134,11 +153,12 @@ class _Work:
         network: nn.Module,
         images: ImageSource,
         shard_size: int,
+        samples: int | None,
         store: ShardStore,
         workplace: Workplace,
         options: Mapping[str, Any],
     ) -> None:
-        self.network, self.images, self.size = network, images, shard_size
+        self.network, self.images, self.size, self.samples = network, images, shard_size, samples
         self.store, self.workplace, self.options = store, workplace, options
         self.count = math.ceil(len(images) / shard_size)
         self._shape: tuple[int, ...] | None = None
@@ -174,10 +194,11 @@ class _Work:
         return images
 
     def _audit(self, number: int, images: ImageSet) -> None:
-        begun = replace(self.workplace, first=number == 0)
+        begun = replace(self.workplace, first=number == 0, part=True)
+        first = None if self.samples is None else torch.arange(len(images))[: max(0, self.samples - number * self.size)]
         seed = self.options["seed"]
         options = {**self.options, "seed": seed_of(seed, number) if number else seed}
-        result = run_audit(self.network, images, workplace=begun, **options)
+        result = run_audit(self.network, images, samples=first, workplace=begun, **options)
         if self.workplace.team.leads:
             self.store.write(number, result, images.sha256, begin=number * self.size)
             discard(self.store.directory.with_name(PARTIAL))

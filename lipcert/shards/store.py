@@ -6,7 +6,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,28 @@ class ShardStore:
 
     def _paths(self) -> list[Path]:
         return sorted(self.directory.glob("[0-9]*.parquet"))
+
+
+def refuted_so_far(directory: Path, at_work: Sequence[SampleRow]) -> tuple[int, list[int]]:
+    """Return how many shards of an unfinished audit are whole, and which samples are refuted.
+
+    Args:
+        directory: of the shards; none of another audit are there.
+        at_work: the refuted rows of the shard that is at work, which is the first that is not whole.
+
+    Returns:
+        The number, and positions in the whole split, ascending.
+    """
+    sizes: dict[int, int] = {}
+    refuted: list[int] = []
+    for path in sorted(directory.glob("[0-9]*.parquet")):
+        if _shard(path) is not None:
+            columns = _columns(path)
+            sizes[int(path.stem)] = len(columns)
+            refuted += columns.index[columns.violated].tolist()
+    number = next(number for number in range(len(sizes) + 1) if number not in sizes)
+    begin = number * sizes.get(0, 0)
+    return len(sizes), sorted([*refuted, *(begin + row.index for row in at_work)])
 
 
 def _item(row: SampleRow, tensors: Mapping[str, NDArray[Any]], place: int) -> GalleryItem:

@@ -23,6 +23,26 @@ class Finding:
     text: str
 
 
+class Errors:
+    """What is wrong, seen part by part: how many there are, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[str] = []
+
+    def add(self, errors: Iterable[str]) -> None:
+        """Count sentences, one an error."""
+        for error in errors:
+            self.count += 1
+            if self.count <= SHOWN:
+                self._first.append(error)
+
+    def finding(self, name: str, otherwise: str) -> Finding:
+        """Return what a check found, with its first errors; without any it stands, and ``otherwise`` is said."""
+        more = f"; and {self.count - SHOWN:,} more" if self.count > SHOWN else ""
+        return Finding(name, not self.count, "; ".join(self._first) + more if self.count else otherwise)
+
+
 def finding_of(name: str, errors: Iterable[str], otherwise: str) -> Finding:
     """Return what a check found, with its first errors.
 
@@ -35,6 +55,6 @@ def finding_of(name: str, errors: Iterable[str], otherwise: str) -> Finding:
         >>> finding_of("rows", ["one is missing"], "all there")
         Finding(name='rows', stands=False, text='one is missing')
     """
-    found = list(errors)
-    more = f"; and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
-    return Finding(name, not found, "; ".join(found[:SHOWN]) + more if found else otherwise)
+    found = Errors()
+    found.add(errors)
+    return found.finding(name, otherwise)

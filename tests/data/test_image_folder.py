@@ -53,10 +53,29 @@ def test_values_labels_and_order_of_classes(tmp_path, kind):
     data = ImageFolder(write(tmp_path, SPLIT, kind), val_size=0)
     assert (data.name, data.class_names, data.num_classes) == ("pets", ("Cat", "ant", "zebra"), 3)
     assert data.input_shape == (3, 4, 5)
+    train = data.split("train")
+    assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert torch.equal(train.images[9], torch.from_numpy(pixels(1).transpose(2, 0, 1)))  # zebra, second file
+    assert sorted(data.split("test").labels.tolist()) == train.labels.tolist()
+
+
+@both
+def test_the_first_test_images_are_of_all_classes_and_files_are_named(tmp_path, kind):
+    many = {f"test/{label}/{n:02}.png": encode(pixels(c)) for c, label in enumerate(("ant", "cat")) for n in range(30)}
+    data = ImageFolder(
+        write(tmp_path, many | {"train/ant/0.png": encode(pixels(2)), "train/cat/0.png": many["test/cat/00.png"]}, kind)
+    )
     test = data.split("test")
-    assert test.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert torch.equal(test.images[9], torch.from_numpy(pixels(1001).transpose(2, 0, 1)))  # zebra, second file
-    assert len(data.split("train")) == 12
+    assert 3 <= int(test.labels[:10].sum()) <= 7
+    assert sorted(data.test_files) == sorted(many)
+    shown = {"ant": pixels(0), "cat": pixels(1)}
+    for name, image, label in zip(data.test_files, test.images, test.labels.tolist(), strict=True):
+        of_class = name.split("/")[1]
+        assert label == ("ant", "cat").index(of_class)
+        assert torch.equal(image, torch.from_numpy(shown[of_class].transpose(2, 0, 1)))
+    again = ImageFolder(tmp_path / ("pets.zip" if kind == "zip" else "pets"), seed=7)
+    assert again.test_files == data.test_files
+    assert again.source("test").block(5, 25).labels.equal(test.labels[5:25])
 
 
 @both
@@ -73,7 +92,8 @@ def test_a_val_folder_is_the_validation_split(tmp_path, kind):
     val = {f"val/{label}/0.png": encode(pixels(n)) for n, label in enumerate(("ant", "Cat", "zebra"))}
     data = ImageFolder(write(tmp_path, SPLIT | val, kind), val_size=0)
     assert [len(data.split(which)) for which in ("train", "val", "test")] == [12, 3, 12]
-    assert torch.equal(data.split("val").images[1], torch.from_numpy(pixels(0).transpose(2, 0, 1)))
+    ant = data.split("val").labels.tolist().index(1)
+    assert torch.equal(data.split("val").images[ant], torch.from_numpy(pixels(0).transpose(2, 0, 1)))
     assert len(data.val_dataloader()) == 1
 
 
@@ -100,9 +120,9 @@ def test_it_is_looked_up_in_the_data_folder(tmp_path, monkeypatch):
 
 
 def test_grayscale(tmp_path):
-    images = ImageFolder(write(tmp_path, SPLIT, "zip"), grayscale=True).split("test").images
+    images = ImageFolder(write(tmp_path, SPLIT, "zip"), grayscale=True, val_size=0).split("train").images
     assert images.shape[1:] == (1, 4, 5)
-    luma = pixels(1001).astype(float) @ np.array([0.299, 0.587, 0.114])
+    luma = pixels(1).astype(float) @ np.array([0.299, 0.587, 0.114])
     assert np.abs(images[9, 0].numpy() - luma).max() <= 1  # rounding
 
 
