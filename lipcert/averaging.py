@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import AveragedModel
 
 from lipcert.errors import InputError
 
@@ -45,6 +46,11 @@ class AveragedWeights(WeightAveraging):
     def decay_of(self, step: int) -> float:
         """Return the decay of an optimizer step, counted from 1; early ones forget the untrained network sooner."""
         return min(self.decay, step / (step + 9))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the module as it is; Lightning would warn of one that can split its weights, also where it does not."""
+        if stage == "fit":
+            self._average_model = AveragedModel(pl_module, device=pl_module.device, use_buffers=False)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the module to its device, where it arrives after Lightning has copied it."""

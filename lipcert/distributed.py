@@ -17,7 +17,6 @@ import torch.distributed as dist
 import torch.nn as nn
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -27,7 +26,6 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lipcert.errors import InputError, interrupt
 
 SECONDS_TO_END = 20.0
-SPLITTING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
 class WholeBatchLoss(Callback):
@@ -99,20 +97,12 @@ def is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
-def check_strategy(trainer: Trainer) -> None:
-    """Refuse strategies that train in processes which never come back to the command, or on parts of weights.
-
-    A weight is orthogonal, or has a norm, as a whole: what keeps it on its manifold, exports and certifies it reads all
-    of its rows and columns.
+def check_launcher(trainer: Trainer) -> None:
+    """Refuse strategies that train in processes which never come back to the command.
 
     Raises:
-        InputError: the trainer forks or spawns its processes, or no device has whole weights.
+        InputError: the trainer forks or spawns its processes.
     """
-    if isinstance(trainer.strategy, SPLITTING):
-        raise InputError(
-            "expected a strategy that leaves weights whole on every device, such as ddp, got one that splits them, "
-            f"{type(trainer.strategy).__name__}: constraints and certificates are about whole matrices"
-        )
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise InputError(
             "expected a strategy that runs the command once a device, such as ddp, got one that forks or spawns"

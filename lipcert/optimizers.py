@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lipcert.errors import InputError
+from lipcert.sharding import whole, write_
 
 _FIRST_REFRESHES = (1, 2, 4, 8)
 _NEARLY = 0.01  # largest entry of W Wᵀ - I
@@ -114,19 +115,24 @@ class OneSidedShampoo(Optimizer):
         state = self.state[parameter]
         if not state:
             # Plain numbers, which a checkpoint keeps as they are: a resumed run must not decide anew.
-            state.update(step=0, kept=_nearly_orthonormal(parameter), momentum=torch.zeros_like(parameter))
+            state.update(step=0, kept=_nearly_orthonormal(whole(parameter)), momentum=torch.zeros_like(parameter))
         state["step"] += 1
         if not state["kept"]:
             momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
             parameter.sub_(gradient + group["momentum"] * momentum, alpha=group["lr"] * group["other_lr"])
             return
         wide = _is_wide(parameter)
-        tangent = _tangent(_as_matrix(parameter, wide), _as_matrix(gradient, wide))
-        momentum = _as_matrix(state["momentum"], wide)
+        kept = (parameter, state["momentum"])
+        moved = [whole(tensor) for tensor in kept]  # they themselves, unless they are split over processes
+        weight, momentum = (_as_matrix(tensor, wide) for tensor in moved)
+        tangent = _tangent(weight, _as_matrix(whole(gradient), wide))
         momentum.mul_(group["momentum"]).add_(tangent)
         direction = _whitener(state, tangent, group) @ (tangent + group["momentum"] * momentum)
         length = direction.norm().clamp_min(torch.finfo(direction.dtype).tiny)
-        _as_matrix(parameter, wide).sub_(direction * (math.sqrt(len(direction)) / length), alpha=group["lr"])
+        weight.sub_(direction * (math.sqrt(len(direction)) / length), alpha=group["lr"])
+        for tensor, value in zip(kept, moved, strict=True):
+            if value is not tensor:
+                write_(tensor, value)
 
 
 def _whitener(state: dict[str, Any], tangent: Tensor, group: dict[str, Any]) -> Tensor:
@@ -134,13 +140,15 @@ def _whitener(state: dict[str, Any], tangent: Tensor, group: dict[str, Any]) -> 
     step, beta = state["step"], group["beta"]
     if step == 1:
         state["covariance"] = tangent.new_zeros(len(tangent), len(tangent))
-    covariance: Tensor = state["covariance"]
+    # a checkpoint splits what has the shape of a split parameter, as this has where that is square
+    covariance: Tensor = whole(state["covariance"])
+    state["covariance"] = covariance
     covariance.mul_(beta).addmm_(tangent, tangent.mT, alpha=1 - beta)
     if step % group["refresh_every"] == 0 or step in _FIRST_REFRESHES:
         values, vectors = torch.linalg.eigh(covariance)
         floor = values[-1:].clamp_min(torch.finfo(values.dtype).tiny) * _SMALLEST_EIGENVALUE
         state["whitener"] = (vectors * (values.clamp_min(0) + floor).rsqrt()) @ vectors.mT
-    whitener: Tensor = state["whitener"]
+    whitener: Tensor = whole(state["whitener"])
     return whitener
 
 

@@ -29,7 +29,7 @@ from lipcert.deployment import check_export, export, load_network, save_network
 from lipcert.distributed import (
     EndsOnSigterm,
     WholeBatchLoss,
-    check_strategy,
+    check_launcher,
     fit_on_devices,
     is_rank_zero,
     serving_rank_zero,
@@ -39,6 +39,7 @@ from lipcert.files import write_atomically
 from lipcert.logs import fields, is_quiet, logger_of
 from lipcert.modules import Classifier
 from lipcert.runs import RunPaths, write_summary
+from lipcert.strategies import check_splitting, check_strategy
 from lipcert.summary import measure_certificates
 from lipcert.weights import start_from
 
@@ -147,11 +148,13 @@ class TrainCLI(LightningCLI):
         return trainer
 
     def _trainer(self, **options: Any) -> Trainer:
+        check_strategy(self.config_init["trainer"].get("strategy"))
         try:
             trainer = super().instantiate_trainer(**options)
         except (MisconfigurationException, ValueError) as error:
             raise InputError(str(error)) from error
-        check_strategy(trainer)
+        check_launcher(trainer)
+        check_splitting(trainer, self.model)
         if isinstance(self.datamodule, ImageData):
             self.datamodule.check_devices(trainer.world_size)
         return trainer
@@ -229,6 +232,7 @@ def _finish(cli: TrainCLI, paths: RunPaths, model: Classifier, data: ImageData, 
     assert cli.recorder is not None
     chosen = paths.best if paths.best.is_file() else paths.last
     checkpoint = load_checkpoint(chosen)
+    model.undo_split()
     model.cpu().load_state_dict(checkpoint["state_dict"])
     plain = export(model.network)
     class_path, init_args = cli.network_recipe()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 
 from lipcert.errors import InputError
@@ -69,9 +70,25 @@ class BatchCentering(nn.Module):
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return inputs.mean(dim=others)
         count = inputs.new_full((1,), inputs.numel() / inputs.shape[1])
-        total = dist_functional.all_reduce(torch.cat([inputs.sum(dim=others), count]))
+        total: Tensor = _SumOfProcesses.apply(torch.cat([inputs.sum(dim=others), count]))  # type: ignore[no-untyped-call]
         mean: Tensor = total[:-1] / total[-1]
         return mean
+
+
+class _SumOfProcesses(torch.autograd.Function):
+    """A tensor's sum over all processes; its gradient is the sum of theirs, which torch deprecates to have ready."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
 
 
 class Translation(nn.Module):

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lipcert.errors import InputError
 from lipcert.layers.polar import is_orthonormal, newton_schulz, polar_factor
+from lipcert.sharding import is_split, whole, write_
 
 KEPT = ("projection", "rko", "aoc")
 """Constraints whose weights are kept orthonormal from outside: a layer says so by its attribute ``constraint``."""
@@ -70,7 +71,11 @@ def retract_(module: nn.Module) -> None:
                 stacked = torch.cat([_matrices(weight, groups) for weight in weights])
                 moved = newton_schulz(stacked if stacked.dtype.itemsize > 2 else stacked.float())
                 parts = [part.reshape(weights[0].shape) for part in moved.split(groups)]
-                torch._foreach_copy_(weights, parts)
+                if not any(map(is_split, weights)):
+                    torch._foreach_copy_(weights, parts)
+                    continue
+                for weight, part in zip(weights, parts, strict=True):
+                    write_(weight, part)
 
 
 def project_(module: nn.Module) -> None:
@@ -97,12 +102,10 @@ def project_(module: nn.Module) -> None:
     """
     with torch.no_grad():
         for weight, groups in kept_weights(module):
-            if bool(torch.isfinite(weight).all()):
-                nearest = [
-                    matrix.double() if is_orthonormal(matrix) else polar_factor(matrix)
-                    for matrix in _matrices(weight, groups)
-                ]
-                weight.copy_(torch.stack(nearest).reshape(weight.shape))
+            matrices = _matrices(weight, groups)
+            if bool(torch.isfinite(matrices).all()):
+                nearest = [matrix.double() if is_orthonormal(matrix) else polar_factor(matrix) for matrix in matrices]
+                write_(weight, torch.stack(nearest).reshape(weight.shape))
 
 
 def project_gradients_(module: nn.Module) -> None:
@@ -126,7 +129,7 @@ def project_gradients_(module: nn.Module) -> None:
             tall, normal = (matrices.mT, gradients.mT) if wide else (matrices, gradients)
             mixed = tall.mT @ normal
             across = tall @ (0.5 * (mixed + mixed.mT))
-            weight.grad.sub_((across.mT if wide else across).reshape(weight.shape))
+            write_(weight.grad, (gradients - (across.mT if wide else across)).reshape(weight.shape))
 
 
 class OrthogonalityHandle:
@@ -219,8 +222,8 @@ def _raw_weights(layer: Any) -> list[nn.Parameter]:
 
 
 def _matrices(tensor: Tensor, groups: int) -> Tensor:
-    """The matrices ``(groups, m, n)`` of a weight, in its memory or not."""
-    return tensor.detach().reshape(groups, tensor.shape[0] // groups, -1)
+    """The matrices ``(groups, m, n)`` of a weight, whole ones also where it is split, in its memory or not."""
+    return whole(tensor.detach()).reshape(groups, tensor.shape[0] // groups, -1)
 
 
 def _batches(module: nn.Module) -> Iterator[tuple[list[Tensor], int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from lipcert.errors import InputError
 from lipcert.layers import retract_
 from lipcert.metrics import MeanLoss
 from lipcert.schedules import OneCycle
+from lipcert.sharding import gathered, split_
 
 Batch = tuple[Tensor, Tensor]
 Stage = Literal["train", "val", "test"]
@@ -72,7 +74,24 @@ class Classifier(LightningModule):
             {f"{stage}_": nn.ModuleDict(self.make_meters()) for stage in ("train", "val", "test")}
         )
         self._deployed: list[nn.Module] = []
+        self._before_split: list[nn.Module] = []
         self._evaluated = 0
+
+    def configure_model(self) -> None:
+        """Split the weights of the network over the processes where the strategy is to: ``fsdp2``."""
+        if self.device_mesh is None or self._before_split:
+            return
+        self._before_split = [copy.deepcopy(self.network)]
+        split_(self.network.to(self.trainer.strategy.root_device), self.device_mesh["data_parallel"])
+
+    def whole_network(self) -> nn.Module:
+        """Return the network, or a copy with whole weights if they are split; all processes have to ask."""
+        return gathered(self.network, self._before_split[0]) if self._before_split else self.network
+
+    def undo_split(self) -> None:
+        """Put the network as it was before training back, for the weights of a checkpoint; no process is asked."""
+        if self._before_split:
+            self.network = self._before_split.pop()
 
     def make_meters(self) -> dict[str, Metric]:
         """Return the metrics of one stage by name."""
@@ -156,7 +175,7 @@ class Classifier(LightningModule):
     def deploy(self) -> None:
         """Export the network as it is now; what is validated and tested is what would be saved."""
         with torch.inference_mode(mode=False):  # so that attacks can follow its gradients
-            self._deployed = [export(self.network).requires_grad_(False)]
+            self._deployed = [export(self.whole_network()).requires_grad_(False)]
         self._evaluated = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

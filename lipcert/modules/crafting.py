@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from lipcert.attacks import Attack, Findings, Norm, Task
 from lipcert.errors import InputError
+from lipcert.sharding import kept_whole
 
 Statistics = Literal["running", "batch"]
 
@@ -76,22 +77,23 @@ def searchable(network: nn.Module, statistics: Statistics = "running") -> Iterat
 
     Source: for the difference that it makes, Pang et al. (2021), arXiv 2010.00467, section 3.
     """
-    modes: list[tuple[nn.Module, bool]] = [(module, module.training) for module in network.modules()]
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    network.eval()
-    for parameter in learned:
-        parameter.requires_grad_(False)
-    try:
-        with untracked(network), parametrize.cached():
-            if statistics == "batch":
-                for layer in _normalisers(network):
-                    layer.training = True
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with kept_whole(network):  # first: its parameters are then those of its passes
+        modes: list[tuple[nn.Module, bool]] = [(module, module.training) for module in network.modules()]
+        learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        network.eval()
         for parameter in learned:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(False)
+        try:
+            with untracked(network), parametrize.cached():
+                if statistics == "batch":
+                    for layer in _normalisers(network):
+                        layer.training = True
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter in learned:
+                parameter.requires_grad_(True)
 
 
 @contextmanager

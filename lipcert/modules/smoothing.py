@@ -98,14 +98,15 @@ class DerandomizedSmoothing(Classifier):
         if isinstance(self.network, SmoothedNetwork):
             self.network.ablation.hits(*_size(inputs), self.patch)
             shown = f"encoded as {self.network.encoding!r}"
-        training = self.network.training
+        network: Any = self.whole_network()
+        training = network.training
         try:
-            self.network.eval().view_logits(inputs)
+            network.eval().view_logits(inputs)
         except RuntimeError as error:
             complaint = str(error).partition("\n")[0]
             raise InputError(f"expected a network that takes views {shown}: {complaint}") from error
         finally:
-            self.network.train(training)
+            network.train(training)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one random view of each image."""

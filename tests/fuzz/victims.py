@@ -3,6 +3,8 @@
 from guard import Victim
 from victims_data import DATA_VICTIMS
 from victims_documents import DOCUMENT_VICTIMS
+from victims_shards import SHARD_VICTIMS
 from victims_weights import WEIGHT_VICTIMS
 
-VICTIMS: dict[str, Victim] = {victim.name: victim for victim in (*DATA_VICTIMS, *WEIGHT_VICTIMS, *DOCUMENT_VICTIMS)}
+_KINDS = (*DATA_VICTIMS, *WEIGHT_VICTIMS, *DOCUMENT_VICTIMS, *SHARD_VICTIMS)
+VICTIMS: dict[str, Victim] = {victim.name: victim for victim in _KINDS}
