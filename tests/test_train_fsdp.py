@@ -144,8 +144,9 @@ def test_an_interrupt_leaves_a_run_that_loads_and_continues(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     code, _, errors = finish(process)
     assert code == 2
-    (line,) = errors.strip().splitlines()
+    line, *others = errors.strip().splitlines()
     assert "interrupted after" in line
+    assert others == [] or "unwaited collective calls" in others[0]  # torch's own last word, if it was sending
     assert load_run(run).network_sha256
     epochs = len(rows(run))
     train(f"--resume={run}", f"--trainer.max_epochs={epochs + 1}")
