@@ -70,6 +70,13 @@ def on_two_nodes(line, settings):
     return [output for output, _ in outputs]
 
 
+def train_on_two_nodes(line, options, settings):
+    """Train by a line of the page; one of the nodes says so."""
+    leading, following = on_two_nodes(" ".join([line, *options, "--trainer.accelerator=cpu"]), settings)
+    assert leading.count("run directory:") == 1
+    assert following == ""
+
+
 def torchrun(node, port):
     return {"NODE": str(node)}
 
@@ -117,10 +124,7 @@ def assert_same_run(run, expected):
 @pytest.mark.slow
 def test_two_nodes_by_torchrun_train_and_audit_as_one_process_does(one, tmp_path):
     first, _, second = commands("torchrun")
-    options = " ".join([*SMALL, f"--output={tmp_path}", "--trainer.accelerator=cpu"])
-    leading, following = on_two_nodes(f"{first} {options}", torchrun)
-    assert leading.count("run directory:") == 1
-    assert following == ""
+    train_on_two_nodes(first, [*SMALL, f"--output={tmp_path}"], torchrun)
     run = tmp_path / "two_nodes"
     assert_same_run(run, one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["two_nodes"]
@@ -138,10 +142,7 @@ def test_two_nodes_by_torchrun_train_and_audit_as_one_process_does(one, tmp_path
 @pytest.mark.slow
 def test_two_nodes_with_split_weights_train_as_one_process_does(one, tmp_path):
     _, line, _ = commands("torchrun")
-    options = " ".join([*SMALL, f"--output={tmp_path}", "--trainer.accelerator=cpu"])
-    leading, following = on_two_nodes(f"{line} {options}", torchrun)
-    assert leading.count("run directory:") == 1
-    assert following == ""
+    train_on_two_nodes(line, [*SMALL, f"--output={tmp_path}"], torchrun)
     assert_same_run(tmp_path / "split", one)
 
 
@@ -154,10 +155,7 @@ def shards(directory):
 def test_the_tasks_of_slurm_find_one_another(one, tmp_path):
     (line,) = commands("srun")
     line = line.removeprefix("srun ").replace("experiments/cifar10/gpu.yaml", "experiments/fashion_mnist/quick.yaml")
-    options = [*SMALL, f"--output={tmp_path}", "--trainer.accelerator=cpu", "--trainer.devices=1"]
-    leading, following = on_two_nodes(" ".join([line, *options]), slurm)
-    assert leading.count("run directory:") == 1
-    assert following == ""
+    train_on_two_nodes(line, [*SMALL, f"--output={tmp_path}", "--trainer.devices=1"], slurm)
     assert_same_run(tmp_path / "slurm", one)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from deel import torchlip
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies.launchers import subprocess_script
 from safetensors.torch import load_file
+from two_processes import in_two_processes
 
 from lipcert import export, load_run, save_network
 from lipcert.checkpoints import load_checkpoint
@@ -212,13 +212,7 @@ def test_an_interrupt_leaves_a_run_that_loads_and_continues(tmp_path, everywhere
 def of_processes(tmp_path_factory):
     """What each of two gloo processes computes, and what one process does."""
     folder = tmp_path_factory.mktemp("group")
-    context = mp.spawn(_joined, (str(folder),), nprocs=2, join=False)
-    deadline = time.monotonic() + SECONDS
-    while not context.join(timeout=1):
-        if time.monotonic() > deadline:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("two processes hang")
+    in_two_processes(_joined, folder, seconds=SECONDS)
     alone = {work.__name__: work(0, 1) for work in (a_step, certified)}
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)], alone
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning.pytorch.strategies.launchers import subprocess_script
 from safetensors.torch import load_file
 from test_train_ddp import SMALL, TOLERANCE, assert_same_result, command, files, finish, rows
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from two_processes import in_two_processes
 
 from lipcert import load_run
 from lipcert.checkpoints import load_checkpoint
@@ -193,13 +193,7 @@ def test_a_single_number_cannot_be_split():
 def of_processes(tmp_path_factory):
     """What each of two gloo processes computes with split weights, and what one process does with whole ones."""
     folder = tmp_path_factory.mktemp("group")
-    context = mp.spawn(_joined, (str(folder),), nprocs=2, join=False)
-    deadline = time.monotonic() + SECONDS
-    while not context.join(timeout=1):
-        if time.monotonic() > deadline:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("two processes hang")
+    in_two_processes(_joined, folder, seconds=SECONDS)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)], kept_orthogonal(0, 1)
 
 

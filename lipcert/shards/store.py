@@ -74,7 +74,7 @@ class ShardStore:
 
     def open(self) -> None:
         """Set aside what belongs to another audit."""
-        first = next((shard for path in self._paths() if (shard := _shard(path)) is not None), None)
+        first = next((shard for path in _files(self.directory) if (shard := _shard(path)) is not None), None)
         if first is None or first.identity == self._identity:
             return
         differing = [name for name in self._identity if first.identity.get(name) != self._identity[name]]
@@ -155,9 +155,6 @@ class ShardStore:
     def _path(self, number: int) -> Path:
         return self.directory / f"{number:05d}.parquet"
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.directory.glob("[0-9]*.parquet"))
-
 
 def refuted_so_far(directory: Path, at_work: Sequence[SampleRow]) -> tuple[int, list[int]]:
     """Return how many shards of an unfinished audit are whole, and which samples are refuted.
@@ -171,7 +168,7 @@ def refuted_so_far(directory: Path, at_work: Sequence[SampleRow]) -> tuple[int, 
     """
     sizes: dict[int, int] = {}
     refuted: list[int] = []
-    for path in sorted(directory.glob("[0-9]*.parquet")):
+    for path in _files(directory):
         if _shard(path) is not None:
             columns = _columns(path)
             sizes[int(path.stem)] = len(columns)
@@ -179,6 +176,10 @@ def refuted_so_far(directory: Path, at_work: Sequence[SampleRow]) -> tuple[int, 
     number = next(number for number in range(len(sizes) + 1) if number not in sizes)
     begin = number * sizes.get(0, 0)
     return len(sizes), sorted([*refuted, *(begin + row.index for row in at_work)])
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("[0-9]*.parquet"))
 
 
 def _item(row: SampleRow, tensors: Mapping[str, NDArray[Any]], place: int) -> GalleryItem:

@@ -1,7 +1,6 @@
 """Two processes give the rows of one, and what goes wrong in one of them is known to both."""
 
 import pickle
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from linear_problem import linear_problem
 from straight_attack import Straight
+from two_processes import in_two_processes
 
 from lipcert.certificates import certify
 from lipcert.data import ImageSet
@@ -117,13 +116,7 @@ def of_processes(tmp_path_factory):
     alone = audit(Team(), partial=folder / "begun")
     rows = folder / "begun" / ROWS
     rows.write_bytes(b"".join(rows.read_bytes().splitlines(keepends=True)[:4]))
-    context = mp.spawn(_joined, (str(folder),), nprocs=2, join=False)
-    deadline = time.monotonic() + SECONDS
-    while not context.join(timeout=1):
-        if time.monotonic() > deadline:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("two processes hang")
+    in_two_processes(_joined, folder, seconds=SECONDS)
     said = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in (0, 1)]
     return content(alone), said
 
